@@ -1,0 +1,1 @@
+"""The command line: names things and wires the rooms together."""

@@ -1,0 +1,1 @@
+"""What a guest's driver sees: registers, rings, DMA, interrupts."""

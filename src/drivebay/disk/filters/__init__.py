@@ -1,0 +1,1 @@
+"""Disks that change some operations of the disk under them."""

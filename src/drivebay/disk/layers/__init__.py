@@ -1,0 +1,1 @@
+"""Disks made of layers, each of which may hold only some sectors."""

@@ -1,0 +1,1 @@
+"""Where guests live: what carries a controller to them."""
