@@ -1,0 +1,234 @@
+"""The stock Linux guest under QEMU: the one way that the command line and the tests start it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from drivebay.guests import debian
+from drivebay.guests.cache import Progress, silent
+from drivebay.guests.errors import GuestError
+from drivebay.guests.initramfs import initramfs, tools_for
+from drivebay.guests.kernel import Kernel
+from drivebay.guests.kvm import kvm_works
+from drivebay.guests.process import dying_with_parent
+from drivebay.guests.qemu import Qemu, find_qemu
+from drivebay.guests.qmp import Qmp
+from drivebay.guests.session import OnOutput, Result, Session, control_pair
+from drivebay.guests.tsc import tsc_khz
+
+Accel = Literal["auto", "tcg", "kvm"]
+
+BOOT_SECONDS = 90.0  # a busy machine may need many times the usual four
+CONTROL = "ttyS1"
+
+
+class LinuxGuest:
+    """A small Debian kernel with busybox and disk tools, in memory that other processes may map.
+
+    `qemu_args` are added to QEMU's command line; its memory backend is called `mem`. `memory` is
+    QEMU's size text. `tools` names extra tools (see initramfs.EXTRA_TOOLS), `modules` kernel
+    modules to load that no hardware asks for. `append` is added to the kernel's command line.
+
+    Use it with `with` to run commands one after the other, or call `run_once` or `interact`.
+    """
+
+    def __init__(
+        self,
+        *,
+        qemu_args: Sequence[str] = (),
+        memory: str = "512M",
+        cpus: int = 1,
+        accel: Accel = "auto",
+        tools: Sequence[str] = (),
+        modules: Sequence[str] = (),
+        append: str = "",
+        machine: str = "q35,sata=off",
+        boot_timeout: float = BOOT_SECONDS,
+        qemu: Qemu | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.qemu_args = tuple(qemu_args)
+        self.memory = memory
+        self.cpus = cpus
+        self.accel = accel
+        self.tools = tuple(tools)
+        self.modules = tuple(modules)
+        self.append = append
+        self.machine = machine
+        self.boot_timeout = boot_timeout
+        self.qemu = qemu or find_qemu(progress)
+        self._tree = debian.tree(debian.GUEST, progress)
+        self._session: Session | None = None
+        self._qmp: Qmp | None = None
+
+    def __enter__(self) -> LinuxGuest:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.kill()
+
+    def start(self) -> None:
+        """Start the guest and wait until it takes commands; GuestError if it does not."""
+        control, guest_control = control_pair()
+        monitor, guest_monitor = control_pair()
+        with guest_control, guest_monitor:
+            self._session = Session(
+                [
+                    *self.command(f"drivebay_control={CONTROL}"),
+                    *_lines(guest_control, guest_monitor),
+                ],
+                control=control,
+                pass_fds=(guest_control.fileno(), guest_monitor.fileno()),
+                environment=self.qemu.environment,
+            )
+        self._qmp = Qmp(monitor)
+        try:
+            self._session.wait_ready(self.boot_timeout)
+        except BaseException:
+            self.kill()
+            raise
+
+    @property
+    def session(self) -> Session:
+        """The running guest; GuestError before `start`."""
+        if self._session is None:
+            raise GuestError("the guest is not started")
+        return self._session
+
+    @property
+    def qmp(self) -> Qmp:
+        """QEMU's machine protocol; GuestError before `start`."""
+        if self._qmp is None:
+            raise GuestError("the guest is not started")
+        return self._qmp
+
+    def run(
+        self, script: str, *, timeout: float = 120.0, on_output: OnOutput | None = None
+    ) -> Result:
+        """Run the shell text `script` in the started guest; see Session.run."""
+        return self.session.run(script, timeout=timeout, on_output=on_output)
+
+    def close(self) -> None:
+        """Power off, if started."""
+        if self._session:
+            self._session.close()
+        self._hang_up()
+
+    def kill(self) -> None:
+        """End the guest at once, if started."""
+        if self._session:
+            self._session.kill()
+        self._hang_up()
+
+    def interact(self) -> int:
+        """Run the guest with a shell on this terminal until it ends; return QEMU's exit status.
+
+        Ctrl-A X ends it at once, Ctrl-A C reaches QEMU's monitor.
+        """
+        terminal = ["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"]
+        terminal += ["-mon", "chardev=console"]
+        term = os.environ.get("TERM", "linux")
+        command = dying_with_parent([*self.command(f"TERM={term}"), *terminal])
+        environment = {**os.environ, **self.qemu.environment}
+        return subprocess.run(command, check=False, env=environment).returncode
+
+    def command(self, append: str = "") -> list[str]:
+        """Return QEMU's command line without its serial lines; `append` is for the kernel."""
+        kernel = Kernel(self._tree)
+        kvm = self.accel == "kvm" or (self.accel == "auto" and kvm_works())
+        backend = f"memory-backend-memfd,id=mem,size={self.memory},share=on"
+        return [
+            *self.qemu.command(),
+            *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+            *("-machine", f"{self.machine},memory-backend=mem", "-object", backend),
+            *("-m", self.memory, "-smp", str(self.cpus), *_cpu(kvm)),
+            *("-kernel", str(kernel.elf())),
+            *("-initrd", str(initramfs(self._tree, kernel.modules, self.tools))),
+            *("-append", self._kernel_command_line(kvm, append)),
+            *self.qemu_args,
+        ]
+
+    def _kernel_command_line(self, kvm: bool, append: str) -> str:
+        words = ["console=ttyS0", "panic=-1", "reboot=t", "quiet", "mitigations=off"]
+        words += ["cryptomgr.notests", "rodata=off"]  # 1.2 s of self-checks under emulation
+        khz = None if kvm else tsc_khz()
+        if khz:
+            # On a busy machine the guest's own calibration can fail.
+            words += ["tsc=reliable", f"tsc_early_khz={khz}"]
+        if self.modules:
+            words.append("drivebay_modules=" + ",".join(self.modules))
+        return " ".join([*words, append, self.append]).strip()
+
+    def _hang_up(self) -> None:
+        if self._qmp:
+            self._qmp.close()
+            self._qmp = None
+
+
+def run_once(
+    command: str,
+    *,
+    timeout: float = 600.0,
+    on_output: OnOutput | None = None,
+    qemu_args: Sequence[str] = (),
+    memory: str = "512M",
+    cpus: int = 1,
+    accel: Accel = "auto",
+    tools: Sequence[str] = (),
+    progress: Progress = silent,
+) -> Result:
+    """Start a guest, run the shell text `command` in it, power it off; return what became of it.
+
+    The tools that `command` seems to use are there without being named in `tools`. Raises
+    GuestError; see LinuxGuest and Session.run.
+    """
+    guest = LinuxGuest(
+        qemu_args=qemu_args,
+        memory=memory,
+        cpus=cpus,
+        accel=accel,
+        tools=(*tools, *tools_for(command)),
+        progress=progress,
+    )
+    with guest:
+        return guest.run(command, timeout=timeout, on_output=on_output)
+
+
+def _cpu(kvm: bool) -> list[str]:
+    if kvm:
+        return ["-accel", "kvm", "-cpu", "host"]
+    return ["-accel", "tcg,thread=multi", "-cpu", "max,+invtsc"]
+
+
+def _lines(control: socket.socket, monitor: socket.socket) -> list[str]:
+    """Return the arguments for the console, the control line and the monitor, in this order."""
+    return [
+        *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
+        *("-chardev", f"socket,id=control,fd={control.fileno()}", "-serial", "chardev:control"),
+        *("-chardev", f"socket,id=qmp,fd={monitor.fileno()}", "-mon", "chardev=qmp,mode=control"),
+    ]
+
+
+def assets(progress: Progress = silent) -> Path:
+    """Fetch and build everything that a guest without extra tools needs; return the tree."""
+    find_qemu(progress)
+    tree = debian.tree(debian.GUEST, progress)
+    kernel = Kernel(tree)
+    kernel.elf()
+    initramfs(tree, kernel.modules)
+    return tree
