@@ -1,0 +1,335 @@
+"""The block device, virtio 1.2 section 5.2, over any `Disk`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+from drivebay.controllers.virtio.registers import (
+    CONFIG_WRITEBACK,
+    DEVICE_ID_BLOCK,
+    ID_BYTES,
+    SECTOR_SIZE,
+    SEGMENT_UNMAP,
+    BlockConfig,
+    BlockFeature,
+    BlockStatus,
+    BlockType,
+    RingFeature,
+    Segment,
+)
+from drivebay.controllers.virtio.requests import Refused, Request
+from drivebay.controllers.virtio.ring import Chain, Queue, RingError
+from drivebay.controllers.virtio.runner import Runner
+from drivebay.controllers.virtio.transport import Transport
+from drivebay.disk.contract import Disk, Operation, Unmap, byte_length
+from drivebay.disk.errors import DiskError
+from drivebay.platform.engine import Engine
+from drivebay.platform.logs import RationedLog
+from drivebay.suspend import Cancelled
+
+__all__ = ["BlockDevice", "BlockStatistics"]
+
+log = logging.getLogger(__name__)
+
+QUEUE_SIZE: Final = 256
+MAX_QUEUE_SIZE: Final = 1024
+MAX_QUEUES: Final = 64
+MAX_SEGMENTS: Final = 256
+MAX_RANGE: Final = 1 << 22
+"""Most 512-byte units in one DISCARD or WRITE_ZEROES segment (2 GiB)."""
+
+
+def mask(*features: BlockFeature | RingFeature) -> int:
+    """The feature bits of `features`."""
+    return sum(1 << feature for feature in features)
+
+
+RING_FEATURES: Final = mask(
+    RingFeature.INDIRECT_DESC,
+    RingFeature.EVENT_IDX,
+    RingFeature.VERSION_1,
+    RingFeature.RING_PACKED,
+)
+
+
+class BlockStatistics:
+    """What a device has done since it was made."""
+
+    __slots__ = ("errors", "flushes", "other", "read_bytes", "reads", "write_bytes", "writes")
+
+    def __init__(self) -> None:
+        self.reads = self.writes = self.flushes = self.other = self.errors = 0
+        self.read_bytes = self.write_bytes = 0
+
+    @property
+    def requests(self) -> int:
+        """All of them."""
+        return self.reads + self.writes + self.flushes + self.other
+
+
+class BlockDevice:
+    """A virtio block device on `engine` for `disk`, with `queues` request queues.
+
+    `serial` is what GET_ID answers, 20 bytes at most. Raises `ValueError` for what cannot be.
+    """
+
+    device_id = DEVICE_ID_BLOCK
+
+    def __init__(
+        self,
+        disk: Disk,
+        engine: Engine,
+        *,
+        serial: str | None = None,
+        queues: int = 1,
+        queue_size: int = QUEUE_SIZE,
+    ) -> None:
+        if not 1 <= queues <= MAX_QUEUES:
+            raise ValueError(f"{queues} queues: from 1 to {MAX_QUEUES} are possible")
+        if not 4 <= queue_size <= MAX_QUEUE_SIZE or queue_size & (queue_size - 1):
+            raise ValueError(f"queue size {queue_size}: a power of two from 4 to {MAX_QUEUE_SIZE}")
+        if serial is None:
+            serial = (disk.disk_id or b"drivebay").hex()[:ID_BYTES]
+        if len(serial.encode()) > ID_BYTES:
+            raise ValueError(f"serial {serial!r}: more than {ID_BYTES} bytes")
+        self.disk, self._engine = disk, engine
+        self._id = serial.encode().ljust(ID_BYTES, b"\0")
+        self.queue_sizes: Sequence[int] = (queue_size,) * queues
+        self.statistics = BlockStatistics()
+        self._ratio = disk.sector_size // SECTOR_SIZE
+        self._shift = self._ratio.bit_length() - 1
+        self._transport: Transport | None = None
+        self._runners: dict[int, Runner] = {}
+        self._guest_log = RationedLog(log)
+        self._serving: dict[int, Callable[[Request], Operation | None]] = {
+            BlockType.IN: self._in,
+            BlockType.OUT: self._out,
+            BlockType.FLUSH: self._flush,
+            BlockType.GET_ID: self._get_id,
+            BlockType.DISCARD: self._discard,
+            BlockType.WRITE_ZEROES: self._write_zeroes,
+        }
+        self.writeback = disk.volatile_cache
+        self.set_features(self.features)
+        disk.on_resize(self._resized)
+
+    # -- configuration ---------------------------------------------------------------------------
+
+    @property
+    def features(self) -> int:
+        """The feature bits on offer."""
+        offered = RING_FEATURES | mask(
+            BlockFeature.SEG_MAX,
+            BlockFeature.BLK_SIZE,
+            BlockFeature.TOPOLOGY,
+            BlockFeature.FLUSH,
+            BlockFeature.CONFIG_WCE,
+        )
+        if len(self.queue_sizes) > 1:
+            offered |= mask(BlockFeature.MQ)
+        if self.disk.read_only:
+            return offered | mask(BlockFeature.RO)
+        if self.disk.unmap_behaviour is not Unmap.IGNORED:
+            offered |= mask(BlockFeature.DISCARD)
+        return offered | mask(BlockFeature.WRITE_ZEROES)
+
+    def set_features(self, features: int) -> None:
+        """The driver has chosen these. A driver that knows no flush gets no volatile cache."""
+        self._features = features
+        if not features & mask(BlockFeature.CONFIG_WCE):
+            self.writeback = bool(features & mask(BlockFeature.FLUSH)) and self.disk.volatile_cache
+        self._fua = not self.writeback
+
+    def read_config(self) -> bytes:
+        """The configuration space, as it is now."""
+        disk, ratio = self.disk, self._ratio
+        physical = disk.physical_sector_size // disk.sector_size
+        discards = disk.unmap_behaviour is not Unmap.IGNORED
+        return BlockConfig(
+            capacity=disk.sector_count * ratio,
+            seg_max=max(self.queue_sizes[0] - 2, 1),
+            blk_size=disk.sector_size,
+            physical_block_exp=physical.bit_length() - 1,
+            min_io_size=min(physical, 0xFFFF),
+            opt_io_size=0,
+            writeback=self.writeback,
+            num_queues=len(self.queue_sizes),
+            max_discard_sectors=MAX_RANGE if discards else 0,
+            max_discard_seg=MAX_SEGMENTS if discards else 0,
+            discard_sector_alignment=disk.optimal_unmap_sectors * ratio if discards else 0,
+            max_write_zeroes_sectors=MAX_RANGE,
+            max_write_zeroes_seg=MAX_SEGMENTS,
+            write_zeroes_may_unmap=discards,
+        ).pack()
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Switch the write cache; nothing else can be written (section 5.2.5.2)."""
+        place = CONFIG_WRITEBACK - offset
+        if self._features & mask(BlockFeature.CONFIG_WCE) and 0 <= place < len(data):
+            self.writeback = bool(data[place] & 1)
+            self._fua = not self.writeback
+
+    def attach(self, transport: Transport) -> None:
+        """This is your transport."""
+        self._transport = transport
+
+    def _resized(self, _sector_count: int) -> None:
+        if self._transport is not None:
+            self._transport.config_changed()
+
+    # -- queues ----------------------------------------------------------------------------------
+
+    def start_queue(self, index: int, queue: Queue) -> None:
+        """The driver has set up a queue: serve what is in it already."""
+        broken = partial(self._broken, index)
+        runner = Runner(self._engine, queue, lambda chain: self._serve(runner, chain), broken)
+        self._runners[index] = runner
+        runner.drain()
+
+    def kick(self, index: int) -> None:
+        """The driver says that there is work in a queue."""
+        runner = self._runners.get(index)
+        if runner is not None:
+            runner.drain()
+
+    def stop_queue(self, index: int, stopped: Callable[[], None], *, cancel: bool) -> None:
+        """Take no more from the queue; see `transport.Device`."""
+        runner = self._runners.pop(index, None)
+        if runner is None:
+            stopped()
+        else:
+            runner.stop(stopped, cancel=cancel)
+
+    def remap(self) -> None:
+        """Guest memory was laid out anew under the queues."""
+        for runner in self._runners.values():
+            runner.remap()
+
+    def _broken(self, index: int, error: RingError) -> None:
+        self._guest_log.warning("virtio-blk queue %d is broken: %s", index, error)
+        if self._transport is not None:
+            self._transport.needs_reset()
+
+    # -- requests --------------------------------------------------------------------------------
+
+    def _serve(self, runner: Runner, chain: Chain) -> None:
+        request = Request(chain)
+        try:
+            if chain.fault is not None:
+                raise Refused(BlockStatus.IOERR, str(chain.fault))
+            start = self._serving.get(request.type, self._unsupported)
+            operation = start(request)
+        except Refused as refused:
+            self._guest_log.warning("virtio-blk request refused: %s", refused)
+            self._end(runner, request, refused.status)
+        except Exception as error:
+            self._ended(runner, request, None, error)
+        else:
+            if operation is None:
+                self._end(runner, request, BlockStatus.OK)
+            else:
+                runner.run(chain.head, operation, partial(self._ended, runner, request))
+
+    def _ended(
+        self, runner: Runner, request: Request, _value: Any, error: BaseException | None
+    ) -> None:
+        if error is None:
+            self._end(runner, request, BlockStatus.OK)
+            return
+        if isinstance(error, Cancelled):
+            runner.drop(request.chain)
+            return
+        if isinstance(error, DiskError):
+            self._guest_log.warning("virtio-blk request type %d: %s", request.type, error)
+        else:
+            log.error("virtio-blk request type %d failed", request.type, exc_info=error)
+        self._end(runner, request, BlockStatus.IOERR)
+
+    def _end(self, runner: Runner, request: Request, status: BlockStatus) -> None:
+        if status:
+            self.statistics.errors += 1
+        request.status[0] = status
+        runner.finish(request.chain, request.written)
+
+    # -- what each type does ---------------------------------------------------------------------
+
+    def _range(self, request: Request) -> int:
+        """The disk's sector for a transfer; its length is checked too. Raises `Refused`."""
+        length = byte_length(request.data)
+        if length % self.disk.sector_size or request.sector % self._ratio:
+            raise Refused(
+                BlockStatus.IOERR, f"{length} bytes at {request.sector}: not whole sectors"
+            )
+        return request.sector >> self._shift
+
+    def _in(self, request: Request) -> Operation:
+        sector = self._range(request)
+        self.statistics.reads += 1
+        self.statistics.read_bytes += request.written - 1
+        return self.disk.read(sector, request.data)
+
+    def _out(self, request: Request) -> Operation:
+        sector = self._range(request)
+        self.statistics.writes += 1
+        self.statistics.write_bytes += byte_length(request.data)
+        return self.disk.write(sector, request.data, self._fua)
+
+    def _flush(self, request: Request) -> Operation:
+        self.statistics.flushes += 1
+        return self.disk.flush()
+
+    def _get_id(self, request: Request) -> None:
+        """The serial, cut to what the driver has room for."""
+        self.statistics.other += 1
+        rest = self._id
+        for buffer in request.data:
+            part = rest[: len(buffer)]
+            buffer[: len(part)] = part
+            rest = rest[len(part) :]
+        request.written = min(request.written, ID_BYTES + 1)
+
+    def _discard(self, request: Request) -> Operation:
+        segments = self._ranges(request, BlockFeature.DISCARD, flags=0)
+        return self._each(segments, lambda sector, count, _: self.disk.unmap(sector, count))
+
+    def _write_zeroes(self, request: Request) -> Operation:
+        segments = self._ranges(request, BlockFeature.WRITE_ZEROES, flags=SEGMENT_UNMAP)
+        return self._each(
+            segments,
+            lambda sector, count, unmap: self.disk.write_zeroes(sector, count, self._fua, unmap),
+        )
+
+    def _ranges(self, request: Request, feature: BlockFeature, flags: int) -> list[Segment]:
+        """The segments, each known to be good. Raises `Refused` (section 5.2.6.2)."""
+        if self.disk.read_only:
+            raise Refused(BlockStatus.IOERR, f"{feature.name} on a read-only disk")
+        if not self.features & mask(feature):
+            raise Refused(BlockStatus.UNSUPP, f"{feature.name} was not offered")
+        segments = request.segments(MAX_SEGMENTS)
+        capacity = self.disk.sector_count * self._ratio
+        for segment in segments:
+            start, count = segment.sector, segment.num_sectors
+            if segment.flags & ~flags:
+                raise Refused(BlockStatus.UNSUPP, f"{feature.name} flags {segment.flags:#x}")
+            if count > MAX_RANGE or start % self._ratio or count % self._ratio:
+                raise Refused(BlockStatus.IOERR, f"{feature.name} of {count} sectors at {start}")
+            if start + count > capacity:
+                raise Refused(BlockStatus.IOERR, f"{feature.name} past the end: {start}+{count}")
+        return segments
+
+    async def _each(
+        self, segments: list[Segment], operation: Callable[[int, int, bool], Operation]
+    ) -> None:
+        self.statistics.other += 1
+        for segment in segments:
+            sector, count = segment.sector >> self._shift, segment.num_sectors >> self._shift
+            await operation(sector, count, bool(segment.flags & SEGMENT_UNMAP))
+
+    def _unsupported(self, request: Request) -> None:
+        self.statistics.other += 1
+        if request.type < 0:
+            raise Refused(BlockStatus.IOERR, "a header of less than 16 bytes")
+        raise Refused(BlockStatus.UNSUPP, f"request type {request.type}")

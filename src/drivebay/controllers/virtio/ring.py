@@ -1,0 +1,201 @@
+"""What split and packed rings have in common: chains of buffers, and the rules they must keep.
+
+A ring is driven like this, with one interrupt decision for each `publish`::
+
+    queue.disarm()
+    while chain := queue.pop():
+        ...
+        queue.push(chain, written)
+    queue.publish()
+    if not queue.arm():   # more came meanwhile
+        ...
+
+What a driver says in guest memory is read once, into locals. A rule it broke is a `RingError`: the
+ring can no longer be trusted, and stays closed until the driver resets it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Final, NamedTuple, Protocol
+
+from drivebay.controllers.virtio.registers import DescriptorFlag
+from drivebay.platform.interrupts import Message
+from drivebay.platform.memory import GuestMemory, GuestMemoryFault
+
+__all__ = ["MAX_CHAIN", "Chain", "Queue", "RingAddresses", "RingError", "Tracker", "barrier"]
+
+MAX_CHAIN: Final = 1024
+"""Most descriptors in an indirect table. Section 2.7.5.3.1 forbids more than the queue has, but
+Linux fills tables to the device's seg_max whatever size the queue was given."""
+
+NEXT: Final = int(DescriptorFlag.NEXT)
+WRITE: Final = int(DescriptorFlag.WRITE)
+INDIRECT: Final = int(DescriptorFlag.INDIRECT)
+
+EMPTY: Final = memoryview(b"")
+
+_fence = threading.Lock()
+
+
+def barrier() -> None:
+    """Order what was stored before against what is loaded after (x86 reorders just that)."""
+    _fence.acquire()
+    _fence.release()
+
+
+class RingError(Exception):
+    """The driver broke a rule of the ring."""
+
+
+class RingAddresses(NamedTuple):
+    """Where the three parts of a ring are, as guest physical addresses."""
+
+    descriptors: int
+    driver: int
+    """Split: the available ring. Packed: driver event suppression."""
+    device: int
+    """Split: the used ring. Packed: device event suppression."""
+
+
+class Chain:
+    """The buffers of one request: first those the device reads, then those it writes.
+
+    No buffer is empty, but for one that names no RAM: it is empty in its place, and `fault` is set.
+    """
+
+    __slots__ = ("fault", "head", "readable", "slots", "writable")
+
+    def __init__(
+        self, head: int, readable: list[memoryview], writable: list[memoryview], slots: int
+    ) -> None:
+        self.head = head
+        self.readable = readable
+        self.writable = writable
+        self.slots = slots
+        self.fault: GuestMemoryFault | None = None
+
+
+class Tracker(Protocol):
+    """Watches which chains are in flight, so that another process can take them over."""
+
+    def taken(self, head: int) -> None:
+        """A chain was popped."""
+
+    def pushed(self, head: int) -> None:
+        """A chain was pushed, and will be visible with the next publish."""
+
+    def published(self, used_index: int) -> None:
+        """All that was pushed is visible to the driver."""
+
+
+class Queue:
+    """A ring that a driver has set up. `signal` interrupts the driver for this queue.
+
+    Raises `RingError` if the ring is not in RAM or its size is wrong.
+    """
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        index: int,
+        size: int,
+        addresses: RingAddresses,
+        signal: Message,
+        *,
+        event_idx: bool = False,
+        tracker: Tracker | None = None,
+    ) -> None:
+        self.memory, self.index, self.size = memory, index, size
+        self.addresses, self.signal, self.tracker = addresses, signal, tracker
+        self.event_idx = event_idx
+        self.in_flight = 0
+        self.remap()
+
+    def pop(self) -> Chain | None:
+        """The next chain the driver made available, or None. Raises `RingError`."""
+        raise NotImplementedError
+
+    def push(self, chain: Chain, written: int) -> None:
+        """Give a chain back, with `written` bytes written to its writable buffers in order."""
+        raise NotImplementedError
+
+    def publish(self) -> None:
+        """Make what was pushed visible, and interrupt the driver if it wants that."""
+        raise NotImplementedError
+
+    def arm(self) -> bool:
+        """Ask for kicks. False if chains came meanwhile: pop again."""
+        raise NotImplementedError
+
+    def disarm(self) -> None:
+        """Ask for no kicks."""
+        raise NotImplementedError
+
+    def remap(self) -> None:
+        """Find the ring in guest memory, at first and when that was laid out anew."""
+        raise NotImplementedError
+
+    @property
+    def position(self) -> int:
+        """Where the driver's next chain will be (vhost-user: the vring base)."""
+        raise NotImplementedError
+
+
+def place(memory: GuestMemory, address: int, length: int, align: int, what: str) -> memoryview:
+    """The view of one part of a ring. Raises `RingError` if it is not RAM, or misaligned."""
+    if address % align:
+        raise RingError(f"{what} at {address:#x} is not aligned to {align}")
+    try:
+        return memory.view(address, length)
+    except GuestMemoryFault as fault:
+        raise RingError(f"{what}: {fault}") from None
+
+
+def gather(
+    memory: GuestMemory, head: int, rows: Iterable[tuple[int, int, int, int]], slots: int
+) -> Chain:
+    """The chain of descriptors `rows` (address, length, flags, ignored), `slots` of the ring.
+
+    Raises `RingError` if a readable buffer follows a writable one (section 2.7.4.2).
+    """
+    readable: list[memoryview] = []
+    writable: list[memoryview] = []
+    chain = Chain(head, readable, writable, slots)
+    view = memory.view
+    for address, length, flags, _ in rows:
+        buffers = readable
+        if flags & WRITE:
+            buffers = writable
+        elif writable:
+            raise RingError("a readable buffer after a writable one")
+        if length:
+            try:
+                buffers.append(view(address, length))
+            except GuestMemoryFault:
+                _append_pieces(chain, buffers, memory, address, length)
+    return chain
+
+
+def _append_pieces(
+    chain: Chain, buffers: list[memoryview], memory: GuestMemory, address: int, length: int
+) -> None:
+    """The rare buffer that spans adjoining regions, or names no RAM."""
+    try:
+        buffers.extend(memory.views(address, length))
+    except GuestMemoryFault as fault:
+        chain.fault = fault
+        buffers.append(EMPTY)
+
+
+def indirect_table(memory: GuestMemory, address: int, length: int, flags: int) -> memoryview:
+    """The table an indirect descriptor names. Raises `RingError` (section 2.7.5.3.1)."""
+    if flags & NEXT:
+        raise RingError("a descriptor that is indirect and goes on")
+    if not length or length % 16 or length > 16 * MAX_CHAIN:
+        raise RingError(f"an indirect table of {length} bytes")
+    try:
+        return memory.view(address, length)
+    except GuestMemoryFault as fault:
+        raise RingError(f"indirect table: {fault}") from None

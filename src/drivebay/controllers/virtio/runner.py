@@ -1,0 +1,124 @@
+"""What every virtio device does with a queue: drain it, run its requests, give them back, stop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from drivebay.controllers.virtio.ring import Chain, Queue, RingError
+from drivebay.platform.engine import Done, Engine, Task
+
+__all__ = ["Runner"]
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 16
+"""Requests between two looks at the driver: it may go on with these while we do the next."""
+
+
+class Runner:
+    """Runs one queue on an engine.
+
+    `serve` is called with each chain and sees to it that `finish` or `drop` is called for it, now
+    or when a coroutine it gave to `run` has ended. `broken` is called if the driver breaks a rule
+    of the ring; the queue is then left alone until it is stopped.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        queue: Queue,
+        serve: Callable[[Chain], None],
+        broken: Callable[[RingError], None],
+    ) -> None:
+        self.queue = queue
+        self._engine, self._serve, self._broken = engine, serve, broken
+        self._tasks: dict[int, Task] = {}
+        self._draining = self._publishing = self._closed = False
+        self._stopped: Callable[[], None] | None = None
+
+    # -- serving ---------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Serve what the driver has made available: at most a ring full, then let others run."""
+        if self._closed or self._draining:
+            return
+        queue, serve = self.queue, self._serve
+        left = queue.size
+        self._draining = True
+        try:
+            queue.disarm()
+            while left:
+                chain = queue.pop()
+                if chain is None:
+                    queue.publish()
+                    if queue.arm():
+                        return
+                    continue
+                serve(chain)
+                left -= 1
+                if not left % BATCH:
+                    queue.publish()
+            queue.publish()
+            self._engine.later(self.drain)
+        except RingError as error:
+            self._fail(error)
+        finally:
+            self._draining = False
+
+    def run(self, head: int, coroutine: Coroutine[Any, Any, Any], done: Done) -> None:
+        """Run the operation of the chain `head`; `done` ends it with `finish` or `drop`."""
+        task = self._engine.start(coroutine, done)
+        if task is not None:
+            self._tasks[head] = task
+
+    def finish(self, chain: Chain, written: int) -> None:
+        """Give a chain back to the driver."""
+        self.queue.push(chain, written)
+        if not self._draining:
+            if not self._publishing:
+                self._publishing = True
+                self._engine.at_end_of_turn(self._publish)
+            self._ended(chain)
+
+    def drop(self, chain: Chain) -> None:
+        """Forget a chain: it was cancelled."""
+        self._ended(chain)
+
+    def _ended(self, chain: Chain) -> None:
+        self._tasks.pop(chain.head, None)
+        if self._closed:
+            self._look_stopped()
+
+    def _publish(self) -> None:
+        self._publishing = False
+        self.queue.publish()
+
+    def _fail(self, error: RingError) -> None:
+        self._closed = True
+        self._broken(error)
+
+    # -- stopping --------------------------------------------------------------------------------
+
+    def remap(self) -> None:
+        """Guest memory was laid out anew."""
+        try:
+            self.queue.remap()
+        except RingError as error:
+            self._fail(error)
+
+    def stop(self, stopped: Callable[[], None], *, cancel: bool) -> None:
+        """Serve no more; call `stopped` when nothing is in flight."""
+        self._closed = True
+        self._stopped = stopped
+        if cancel:
+            for task in tuple(self._tasks.values()):
+                task.cancel()
+        self._look_stopped()
+
+    def _look_stopped(self) -> None:
+        if not self._tasks and self._stopped is not None:
+            stopped, self._stopped = self._stopped, None
+            self._publish()
+            stopped()

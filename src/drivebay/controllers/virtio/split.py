@@ -1,0 +1,173 @@
+"""The split ring, virtio 1.2 section 2.7."""
+
+from __future__ import annotations
+
+from drivebay.controllers.virtio.registers import AvailFlag, UsedFlag, VirtqDesc
+from drivebay.controllers.virtio.ring import (
+    INDIRECT,
+    MAX_CHAIN,
+    NEXT,
+    Chain,
+    Queue,
+    RingAddresses,
+    RingError,
+    Tracker,
+    barrier,
+    gather,
+    indirect_table,
+    place,
+)
+from drivebay.platform.interrupts import Message
+from drivebay.platform.memory import GuestMemory
+
+__all__ = ["SplitQueue"]
+
+# Places in the 16-bit view of either ring; its entries follow, and then the event index.
+FLAGS, IDX, ENTRIES = 0, 1, 2
+
+read_descriptor = VirtqDesc.layout.unpack_from
+NO_NOTIFY = int(UsedFlag.NO_NOTIFY)
+NO_INTERRUPT = int(AvailFlag.NO_INTERRUPT)
+
+
+class SplitQueue(Queue):
+    """A split ring of `size` entries, a power of two up to 32768.
+
+    `position` is where to go on in the available ring, and `resubmit` the heads that a process
+    before this one had popped and not pushed: they come first.
+    """
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        index: int,
+        size: int,
+        addresses: RingAddresses,
+        signal: Message,
+        *,
+        event_idx: bool = False,
+        tracker: Tracker | None = None,
+        position: int = 0,
+        resubmit: list[int] | None = None,
+    ) -> None:
+        if not 0 < size <= 32768 or size & (size - 1):
+            raise RingError(f"a split ring of {size} entries")
+        self._mask = size - 1
+        self._taken = bytearray(size)  # heads in flight: a driver may not offer one twice
+        super().__init__(
+            memory, index, size, addresses, signal, event_idx=event_idx, tracker=tracker
+        )
+        self._resubmit = list(resubmit or ())
+        self._popped = position & 0xFFFF  # all indices run freely modulo 2^16
+        self._offered = self._popped  # avail.idx when last read
+        self._pushed = self._published = self._used[IDX]
+
+    def remap(self) -> None:
+        """Find the three parts of the ring in guest memory."""
+        size, (descriptors, driver, device) = self.size, self.addresses
+        self._table = place(self.memory, descriptors, 16 * size, 16, "descriptor table")
+        self._avail = place(self.memory, driver, 6 + 2 * size, 2, "available ring").cast("H")
+        used = place(self.memory, device, 6 + 8 * size, 4, "used ring")
+        self._used = used.cast("H")
+        self._used_elements = used[4 : 4 + 8 * size].cast("I")
+        self._avail_event = ENTRIES + 4 * size
+
+    @property
+    def position(self) -> int:
+        """The available index of the next chain."""
+        return self._popped
+
+    def pop(self) -> Chain | None:
+        """The next chain the driver made available, or None. Raises `RingError`."""
+        if self._resubmit:
+            head = self._resubmit.pop(0)
+        else:
+            popped = self._popped
+            if popped == self._offered:
+                self._offered = self._avail[IDX]
+                if popped == self._offered:
+                    return None
+                if (self._offered - popped) & 0xFFFF > self.size:
+                    raise RingError(f"available index jumped from {popped} to {self._offered}")
+            head = self._avail[ENTRIES + (popped & self._mask)]
+            self._popped = (popped + 1) & 0xFFFF
+        if head > self._mask:
+            raise RingError(f"descriptor {head} of a ring of {self.size}")
+        if self._taken[head]:
+            raise RingError(f"descriptor {head} is offered again while in flight")
+        chain = gather(self.memory, head, self._follow(head), 1)
+        self._taken[head] = 1
+        self.in_flight += 1
+        if self.tracker is not None:
+            self.tracker.taken(head)
+        return chain
+
+    def _follow(self, index: int) -> list[tuple[int, int, int, int]]:
+        """The descriptors of the chain at `index`, each read once."""
+        rows = []
+        table, size = self._table, self.size
+        left = size
+        while left:
+            row = read_descriptor(table, index << 4)
+            flags = row[2]
+            if flags & INDIRECT:
+                if table is not self._table:
+                    raise RingError("an indirect table inside an indirect table")
+                table = indirect_table(self.memory, row[0], row[1], flags)
+                index, size = 0, len(table) >> 4
+                left = size
+                continue
+            rows.append(row)
+            if not flags & NEXT:
+                return rows
+            index = row[3]
+            if index >= size:
+                raise RingError(f"descriptor {index} of a table of {size}")
+            left -= 1
+        raise RingError(f"a chain of more than {min(size, MAX_CHAIN)} descriptors, or a loop")
+
+    def push(self, chain: Chain, written: int) -> None:
+        """Give a chain back, with `written` bytes written to its writable buffers in order."""
+        head = chain.head
+        element = 2 * (self._pushed & self._mask)
+        self._used_elements[element] = head
+        self._used_elements[element + 1] = written
+        self._pushed = (self._pushed + 1) & 0xFFFF
+        self._taken[head] = 0
+        self.in_flight -= 1
+        if self.tracker is not None:
+            self.tracker.pushed(head)
+
+    def publish(self) -> None:
+        """Make what was pushed visible, and interrupt the driver if it wants that."""
+        old, new = self._published, self._pushed
+        if old == new:
+            return
+        self._used[IDX] = new
+        self._published = new
+        if self.tracker is not None:
+            self.tracker.published(new)
+        barrier()  # the driver stores its wish, then looks at used.idx; we do the reverse
+        if self.event_idx:
+            used_event = self._avail[ENTRIES + self.size]
+            wanted = (new - used_event - 1) & 0xFFFF < (new - old) & 0xFFFF
+        else:
+            wanted = not self._avail[FLAGS] & NO_INTERRUPT
+        if wanted:
+            self.signal()
+
+    def arm(self) -> bool:
+        """Ask for kicks. False if chains came meanwhile: pop again."""
+        if self._resubmit:
+            return False
+        if self.event_idx:
+            self._used[self._avail_event] = self._popped
+        else:
+            self._used[FLAGS] = 0
+        barrier()
+        return self._avail[IDX] == self._popped
+
+    def disarm(self) -> None:
+        """Ask for no kicks. With EVENT_IDX there is nothing to do: the event stays in the past."""
+        if not self.event_idx:
+            self._used[FLAGS] = NO_NOTIFY

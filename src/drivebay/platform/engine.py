@@ -1,0 +1,270 @@
+"""The engine: one thread on which devices run, without locks and without an event loop's costs.
+
+A turn takes what is ready (file descriptors, results from workers, timers), calls whoever waits for
+it, and ends with the callbacks that asked for the end of the turn, so that a device can gather the
+completions of a turn into one interrupt. Coroutines are driven directly: most disk operations end
+in their first step and cost no more than a call.
+
+Nothing but `later`, `submit`'s result and `stop` may be called from another thread.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from queue import SimpleQueue
+from typing import Any
+
+from drivebay.suspend import Cancelled, Resume, Suspension
+
+__all__ = ["Done", "Engine", "Task", "Timer"]
+
+log = logging.getLogger(__name__)
+
+Done = Callable[[Any, BaseException | None], None]
+"""Told the end of a coroutine: its result, or what it raised."""
+
+Callback = Callable[[], None]
+
+
+class Task:
+    """A coroutine that waits."""
+
+    __slots__ = ("_coroutine", "_done", "_engine", "_suspension")
+
+    def __init__(
+        self,
+        engine: Engine,
+        coroutine: Coroutine[Any, Any, Any],
+        done: Done,
+        suspension: Suspension[Any],
+    ) -> None:
+        self._engine, self._coroutine, self._done = engine, coroutine, done
+        self._suspension: Suspension[Any] | None = suspension
+        suspension.begin(engine, self._resumer(suspension))
+
+    def _resumer(self, suspension: Suspension[Any]) -> Resume:
+        """Any thread may call it, late or twice: only the wait it belongs to is ended by it."""
+
+        def resume(value: Any, error: BaseException | None) -> None:
+            self._engine.later(lambda: self._step(suspension, value, error))
+
+        return resume
+
+    def _step(self, suspension: Suspension[Any], value: Any, error: BaseException | None) -> None:
+        if suspension is not self._suspension:
+            return
+        self._suspension = None
+        try:
+            send = self._coroutine
+            following = send.send(value) if error is None else send.throw(error)
+        except StopIteration as stop:
+            self._done(stop.value, None)
+        except (Exception, Cancelled) as failure:
+            self._done(None, failure)
+        else:
+            self._suspension = following
+            following.begin(self._engine, self._resumer(following))
+
+    def cancel(self) -> bool:
+        """End the coroutine now, with `Cancelled`, if what it waits for can be given up.
+
+        Returns False if it cannot (a system call is under way): it will end by itself.
+        """
+        suspension = self._suspension
+        if suspension is None or not suspension.cancel():
+            return False
+        self._step(suspension, None, Cancelled())
+        return True
+
+
+class Timer:
+    """A callback that is due at some time, unless cancelled."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callback) -> None:
+        self.callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        """Do not call it."""
+        self.callback = None
+
+
+class Engine:
+    """One thread's worth of devices.
+
+    `workers` threads take the calls that may block; with 0 they block the engine, which suits tests
+    and emulators that want no threads.
+    """
+
+    def __init__(self, workers: int = 4) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callback] = {}
+        self._posted: deque[Callback] = deque()
+        self._end_of_turn: list[Callback] = []
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._timer_order = itertools.count()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._woken = False
+        self._running = False
+        self._workers = workers
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], Resume] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self.watch(self._wake, self._on_wake)
+
+    # -- coroutines ------------------------------------------------------------------------------
+
+    def start(self, coroutine: Coroutine[Any, Any, Any], done: Done) -> Task | None:
+        """Run `coroutine`; `done` is told its end. Returns None if it ended in its first step."""
+        try:
+            suspension = coroutine.send(None)
+        except StopIteration as stop:
+            done(stop.value, None)
+        except Exception as error:
+            done(None, error)
+        else:
+            return Task(self, coroutine, done, suspension)
+        return None
+
+    def submit(self, call: Callable[[], Any], resume: Resume) -> None:
+        """Make a call that may block on a worker thread; `resume` is told what came of it there."""
+        if not self._workers:
+            _work(call, resume)
+            return
+        if not self._threads:
+            self._threads = [
+                threading.Thread(target=self._worker, name=f"drivebay-worker-{n}", daemon=True)
+                for n in range(self._workers)
+            ]
+            for thread in self._threads:
+                thread.start()
+        self._jobs.put((call, resume))
+
+    def _worker(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            _work(*job)
+
+    # -- what a turn waits for -------------------------------------------------------------------
+
+    def watch(self, fd: int, callback: Callback, *, edge: bool = False) -> None:
+        """Call `callback` whenever `fd` is readable or has hung up.
+
+        With `edge` it is called once for each time something arrives: an eventfd need not be read.
+        """
+        self._callbacks[fd] = callback
+        events = select.EPOLLIN | select.EPOLLRDHUP
+        self._epoll.register(fd, events | select.EPOLLET if edge else events)
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching `fd`, before it is closed."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def later(self, callback: Callback) -> None:
+        """Call `callback` in the next turn. Any thread may ask."""
+        self._posted.append(callback)
+        if not self._woken:
+            self._woken = True
+            os.eventfd_write(self._wake, 1)
+
+    def at_end_of_turn(self, callback: Callback) -> None:
+        """Call `callback` when this turn's work is done."""
+        self._end_of_turn.append(callback)
+
+    def after(self, seconds: float, callback: Callback) -> Timer:
+        """Call `callback` in `seconds`."""
+        timer = Timer(callback)
+        due = time.monotonic() + seconds
+        heapq.heappush(self._timers, (due, next(self._timer_order), timer))
+        return timer
+
+    def _on_wake(self) -> None:
+        os.eventfd_read(self._wake)
+        self._woken = False  # before taking the posts: one that comes now wakes us again
+        for _ in range(len(self._posted)):
+            self._call(self._posted.popleft())
+
+    def _due_timers(self) -> float:
+        """Call what is due; seconds to the next timer, or -1."""
+        while self._timers:
+            due, _, timer = self._timers[0]
+            wait = due - time.monotonic()
+            if wait > 0 and timer.callback is not None:
+                return wait
+            heapq.heappop(self._timers)
+            if timer.callback is not None:
+                self._call(timer.callback)
+        return -1
+
+    # -- turns -----------------------------------------------------------------------------------
+
+    def turn(self, timeout: float = -1) -> None:
+        """Wait up to `timeout` seconds (below 0: for ever), then do all that is ready."""
+        if self._timers:
+            wait = self._due_timers()
+            if wait >= 0 and (timeout < 0 or wait < timeout):
+                timeout = wait
+        if self._end_of_turn:
+            timeout = 0
+        for fd, _ in self._epoll.poll(timeout):
+            callback = self._callbacks.get(fd)  # an earlier callback may have unwatched it
+            if callback is not None:
+                self._call(callback)
+        while self._end_of_turn:
+            callbacks, self._end_of_turn = self._end_of_turn, []
+            for callback in callbacks:
+                self._call(callback)
+
+    def _call(self, callback: Callback) -> None:
+        """One callback that fails is a bug of ours, and no reason to stop the others."""
+        try:
+            callback()
+        except Exception:
+            log.exception("unexpected error in %r", callback)
+
+    def run(self) -> None:
+        """Take turns until `stop`."""
+        self._running = True
+        while self._running:
+            self.turn()
+
+    def run_until(self, condition: Callable[[], bool], timeout: float = 10.0) -> bool:
+        """Take turns until `condition` holds or `timeout` seconds have passed; whether it holds."""
+        end = time.monotonic() + timeout
+        while not condition():
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            self.turn(min(left, 0.1))
+        return True
+
+    def stop(self) -> None:
+        """End `run` after this turn. Any thread may ask."""
+        self._running = False
+        self.later(lambda: None)
+
+    def close(self) -> None:
+        """Let go of the threads and descriptors."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._epoll.close()
+        os.close(self._wake)
+
+
+def _work(call: Callable[[], Any], resume: Resume) -> None:
+    try:
+        value = call()
+    except BaseException as error:
+        resume(None, error)
+    else:
+        resume(value, None)

@@ -1,0 +1,99 @@
+"""Guest memory: regions of bytes at guest physical addresses, with holes between them."""
+
+from __future__ import annotations
+
+import mmap
+from bisect import bisect_right
+from collections.abc import Iterable
+from typing import NamedTuple
+
+__all__ = ["GuestMemory", "GuestMemoryFault", "Region"]
+
+_EMPTY = memoryview(b"")
+
+
+class GuestMemoryFault(Exception):
+    """A guest named memory that is not RAM, or not all of it in one region."""
+
+    def __init__(self, address: int, length: int) -> None:
+        super().__init__(f"no RAM at {address:#x}+{length:#x}")
+        self.address, self.length = address, length
+
+
+class Region(NamedTuple):
+    """RAM at guest physical `address`; `view` is a memoryview of its bytes."""
+
+    address: int
+    view: memoryview
+
+
+class GuestMemory:
+    """The RAM of one guest.
+
+    Views are slices of the real thing: nothing is copied, and a guest may change it at any time, so
+    a structure is unpacked from its view once and never read twice. Register windows are not RAM:
+    DMA to a device's own registers is a fault like any other hole.
+    """
+
+    def __init__(self, regions: Iterable[Region] = ()) -> None:
+        self._start = self._size = 0  # the region hit last; most guests have one that matters
+        self._view = _EMPTY
+        self._regions: list[Region] = []
+        self._starts: list[int] = []
+        self.replace(regions)
+
+    @classmethod
+    def of_size(cls, size: int, address: int = 0) -> GuestMemory:
+        """Fresh zeroed RAM of `size` bytes at `address`."""
+        return cls([Region(address, memoryview(mmap.mmap(-1, size)))])
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The regions, by address."""
+        return tuple(self._regions)
+
+    def replace(self, regions: Iterable[Region]) -> None:
+        """Make these the guest's whole memory. Raises `ValueError` if they are empty or overlap."""
+        ordered = sorted(regions, key=lambda region: region.address)
+        end = 0
+        for region in ordered:
+            if not len(region.view) or region.address < end:
+                raise ValueError(f"memory region at {region.address:#x} is empty or overlaps")
+            end = region.address + len(region.view)
+            if end > 1 << 64:
+                raise ValueError(f"memory region at {region.address:#x} ends past 2^64")
+        self._regions = ordered
+        self._starts = [region.address for region in ordered]
+        self._start = self._size = 0
+        self._view = _EMPTY
+
+    def view(self, address: int, length: int) -> memoryview:
+        """`length` bytes at `address`, in one region. Raises `GuestMemoryFault`."""
+        start = address - self._start
+        end = start + length
+        if start < 0 or end > self._size:
+            start = address - self._find(address, length).address
+            end = start + length
+        return self._view[start:end]
+
+    def views(self, address: int, length: int) -> list[memoryview]:
+        """The same bytes in as many pieces as there are adjoining regions."""
+        pieces = []
+        while length:
+            region = self._find(address, 1)
+            offset = address - region.address
+            piece = region.view[offset : offset + length]
+            pieces.append(piece)
+            address += len(piece)
+            length -= len(piece)
+        return pieces
+
+    def _find(self, address: int, length: int) -> Region:
+        index = bisect_right(self._starts, address) - 1
+        if index >= 0:
+            region = self._regions[index]
+            if address + length <= region.address + len(region.view):
+                self._start, self._view = region
+                self._size = len(self._view)
+                return region
+        raise GuestMemoryFault(address, length)
