@@ -165,8 +165,10 @@ class Disk:
     # -- for subclasses --------------------------------------------------------------------------
 
     def check_range(self, sector: int, count: int) -> None:
-        """Raise `IllegalBlock` unless the range lies on the disk."""
-        if sector < 0 or count < 0 or sector + count > self.sector_count:
+        """Raise `IllegalBlock` unless the range lies on the disk. One of no sectors must begin on
+        it.
+        """
+        if sector < 0 or count < 0 or sector + (count or 1) > self.sector_count:
             raise IllegalBlock(sector, count, self.sector_count)
 
     def check_geometry(self) -> None:

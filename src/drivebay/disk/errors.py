@@ -14,6 +14,7 @@ import os
 __all__ = [
     "AbortedByPreempt",
     "DiskError",
+    "DiskOpenError",
     "IllegalBlock",
     "InvalidInput",
     "IoError",
@@ -92,6 +93,16 @@ class AbortedByPreempt(DiskError):
 
 class UnsupportedEject(DiskError):
     """The medium cannot be ejected."""
+
+
+class DiskOpenError(Exception):
+    """A disk cannot be opened. The message is one line; `hint` says what to do about it, or is
+    empty.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def from_os_error(error: OSError, what: str) -> DiskError:

@@ -1,0 +1,438 @@
+"""The sectors of a file descriptor: what the file and the RAM disk share.
+
+What cannot block is done at once, on the engine's thread: a system call costs a microsecond, a
+worker's round trip several. What may block is tried with RWF_NOWAIT, and goes to a worker if the
+kernel says that it would.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+from drivebay.disk.backends.linux import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
+from drivebay.disk.buffers import ZEROES, cut, gather, scatter
+from drivebay.disk.contract import MAX_BYTES, MAX_SECTOR_SIZE, Buffers, Disk, Unmap
+from drivebay.disk.errors import (
+    DiskError,
+    DiskOpenError,
+    IllegalBlock,
+    InvalidInput,
+    IoError,
+    Medium,
+    MediumError,
+    ReadOnly,
+    from_os_error,
+)
+from drivebay.suspend import Blocking, Suspension
+
+if TYPE_CHECKING:
+    from drivebay.suspend import Resume, Workers
+
+__all__ = ["FdDisk", "check_size"]
+
+IOV_MAX: Final = 1024
+BOUNCE: Final = 1 << 20
+NOT_SUPPORTED: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
+
+# A buffered write is a copy into the page cache, 1 to 5 us, until the kernel makes the writer wait
+# for the medium. ext4 knows no NOWAIT for it, so the clock tells: after one slow write the next go
+# to workers for a while.
+SLOW: Final = 0.001
+PAUSE: Final = 0.05
+
+
+class FdDisk(Disk):
+    """The first `size` bytes of `fd`, which it owns.
+
+    `name` is what errors call it. `inline` says that reads and writes may be tried on the engine's
+    thread; `memory` that they cannot block there at all; `direct` that the fd is open with O_DIRECT
+    and may ask for aligned buffers. With `write_through` every write is stable when it completes;
+    without `syncs` none ever needs to be.
+
+    Raises `DiskOpenError` if the sizes make no disk, and `OSError`.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        name: str,
+        size: int,
+        *,
+        sector_size: int = 512,
+        block_size: int = 4096,
+        read_only: bool = False,
+        inline: bool = True,
+        memory: bool = False,
+        direct: bool = False,
+        write_through: bool = False,
+        syncs: bool = True,
+        can_punch: bool = True,
+    ) -> None:
+        super().__init__()
+        check_size(name, size, sector_size)
+        self._fd = fd
+        self._name = name
+        self.sector_size = sector_size
+        self.physical_sector_size = max(sector_size, block_size)
+        self.read_only = read_only
+        self._shift = sector_size.bit_length() - 1
+        self._set_size(size)
+
+        self._memory = memory
+        self._direct = direct
+        self._inline_reads = self._inline_writes = inline and not direct
+        self._inline_writes &= not write_through
+        self._read_flags = self._write_flags = 0 if memory or direct else os.RWF_NOWAIT
+        self._write_pause = 0.0  # writes go to workers until then
+        self._write_through = write_through
+        self._syncs = syncs and not read_only
+        self.volatile_cache = not write_through and not (memory and not syncs)
+
+        self._can_punch = can_punch
+        self._can_zero_range = not memory
+        self.unmap_behaviour = Unmap.ZEROES if can_punch else Unmap.IGNORED
+        self.optimal_unmap_sectors = self.physical_sector_size // sector_size
+
+        self._sync_lock = threading.Lock()
+        self._syncs_begun = 0
+        self._lost: DiskError | None = None
+        self._sync_fd = self._own_error_cursor() if self._syncs else -1
+        self._changing = 0  # changes under way on worker threads
+        self._resizing = False
+        self._when_still: Resume | None = None  # the resize that waits for them to end
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    async def read(self, sector: int, buffers: Buffers) -> None:
+        """Fill `buffers`. Raises `MediumError` where the file ends before the disk does."""
+        length = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
+        offset = sector << self._shift
+        if sector < 0 or offset + (length or 1) > self._bytes:
+            raise IllegalBlock(sector, length >> self._shift, self.sector_count)
+        done = 0
+        if self._inline_reads:
+            try:
+                done = os.preadv(self._fd, buffers, offset, self._read_flags)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self._check_retry(error, "read", buffers, self._read_flags)
+                self._inline_reads = len(buffers) > IOV_MAX
+        if done < length:
+            await Blocking(partial(self._read_rest, offset, buffers, done, length))
+
+    def _read_rest(self, offset: int, buffers: Buffers, done: int, length: int) -> None:
+        move = partial(os.preadv, self._fd)
+        try:
+            done = _move(move, offset, buffers, done, length)
+        except OSError as error:
+            if not self._wants_alignment(error):
+                raise self._failed(error, "read") from error
+            done = self._read_bounced(offset, buffers, length)
+        if done < length:  # the file was truncated behind our back
+            self.check_range(offset >> self._shift, length >> self._shift)
+            raise MediumError(Medium.UNRECOVERED_READ, (offset + done) >> self._shift)
+
+    def _read_bounced(self, offset: int, buffers: Buffers, length: int) -> int:
+        bounce = memoryview(mmap.mmap(-1, min(length, BOUNCE)))
+        done = 0
+        try:
+            while done < length:
+                part = [bounce[: length - done]]
+                moved = os.preadv(self._fd, part, offset + done)
+                if moved == 0:
+                    break
+                scatter(cut(buffers, done, done + moved), bounce[:moved])
+                done += moved
+        except OSError as error:
+            raise self._failed(error, "read") from error
+        return done
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    async def write(self, sector: int, buffers: Buffers, fua: bool = False) -> None:
+        """Write `buffers`. Raises `NoSpace` when the medium is full."""
+        length = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
+        offset = sector << self._shift
+        if sector < 0 or offset + (length or 1) > self._bytes:
+            raise IllegalBlock(sector, length >> self._shift, self.sector_count)
+        if self.read_only:
+            raise ReadOnly(self._name)
+        done = 0
+        stable = (fua or self._write_through) and self._syncs
+        if self._inline_writes and not stable:
+            try:
+                if self._memory:
+                    done = os.pwritev(self._fd, buffers, offset)
+                else:
+                    done = self._timed_write(buffers, offset)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self._check_retry(error, "write", buffers, self._write_flags)
+                self._write_flags *= len(buffers) > IOV_MAX
+        if done < length:
+            await self._change(partial(self._write_rest, offset, buffers, done, length, stable))
+
+    def _timed_write(self, buffers: Buffers, offset: int) -> int:
+        started = perf_counter()
+        if started < self._write_pause:
+            return 0
+        done = os.pwritev(self._fd, buffers, offset, self._write_flags)
+        if perf_counter() - started > SLOW:
+            self._write_pause = started + PAUSE
+        return done
+
+    def _write_rest(
+        self, offset: int, buffers: Buffers, done: int, length: int, stable: bool
+    ) -> None:
+        flags = os.RWF_DSYNC if stable else 0
+        try:
+            done = self._write_or_bounce(offset, buffers, done, length, flags)
+        except OSError as error:
+            if not (stable and error.errno in NOT_SUPPORTED):
+                raise self._failed(error, "write") from error
+            self._write_rest(offset, buffers, done, length, stable=False)
+            self._sync(self._syncs_begun)
+            return
+        if done < length:
+            raise IoError(errno.EIO, f"write {self._name}")
+
+    def _write_or_bounce(
+        self, offset: int, buffers: Buffers, done: int, length: int, flags: int
+    ) -> int:
+        def move(part: Buffers, at: int) -> int:
+            return os.pwritev(self._fd, part, at, flags)
+
+        try:
+            return _move(move, offset, buffers, done, length)
+        except OSError as error:
+            if not self._wants_alignment(error):
+                raise
+        bounce = memoryview(mmap.mmap(-1, min(length, BOUNCE)))
+        for start in range(0, length, BOUNCE):
+            part = cut(buffers, start, start + BOUNCE)
+            gather(part, bounce)
+            size = min(BOUNCE, length - start)
+            if (moved := _move(move, offset + start, [bounce[:size]], 0, size)) < size:
+                return start + moved
+        return length
+
+    async def _change(self, call: Callable[[], None]) -> None:
+        """Change the file on a worker; a resize waits until nobody does."""
+        self._changing += 1
+        try:
+            await Blocking(call)
+        finally:
+            self._changing -= 1
+            if self._changing == 0 and self._when_still is not None:
+                resume, self._when_still = self._when_still, None
+                resume(None, None)
+
+    # -- stability -------------------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Make completed writes stable. Once it has failed it fails until the disk is reopened:
+        the kernel has dropped the pages it could not write, and nobody can say which they were.
+        """
+        if self._syncs:
+            await Blocking(partial(self._sync, self._syncs_begun))
+
+    def _sync(self, begun: int) -> None:
+        """Sync, or find that a sync begun after the caller's writes, the `begun`-th, has done it.
+
+        Under the lock, so that of two flushes that cover a lost write both fail.
+        """
+        with self._sync_lock:
+            if self._lost is None and self._syncs_begun == begun:
+                self._syncs_begun += 1
+                try:
+                    os.fdatasync(self._sync_fd)
+                except OSError as error:
+                    self._lost = self._failed(error, "flush")
+            if self._lost is not None:
+                raise self._lost
+
+    def _own_error_cursor(self) -> int:
+        # The kernel reports a failed write-back once to each open file description. With one of
+        # its own a flush hears of every failure, also of those that a FUA write was told of.
+        return os.open(f"/proc/self/fd/{self._fd}", os.O_RDWR | os.O_CLOEXEC)
+
+    # -- holes -----------------------------------------------------------------------------------
+
+    async def unmap(self, sector: int, count: int) -> None:
+        """Punch a hole, where the file system can."""
+        self._check_change(sector, count)
+        if self._can_punch and count:
+            await self._change(partial(self._punch, sector << self._shift, count << self._shift))
+
+    async def write_zeroes(
+        self, sector: int, count: int, fua: bool = False, unmap: bool = False
+    ) -> None:
+        """Zero the range without moving data, where the file system can."""
+        self._check_change(sector, count)
+        if count:
+            offset, length = sector << self._shift, count << self._shift
+            await self._change(partial(self._zero, offset, length, fua, unmap))
+
+    def _check_change(self, sector: int, count: int) -> None:
+        self.check_range(sector, count)
+        if self.read_only:
+            raise ReadOnly(self._name)
+
+    def _punch(self, offset: int, length: int) -> None:
+        try:
+            fallocate(self._fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
+        except OSError as error:
+            raise self._failed(error, "unmap") from error
+        if self._write_through and self._syncs:
+            self._sync(self._syncs_begun)
+
+    def _zero(self, offset: int, length: int, fua: bool, unmap: bool) -> None:
+        if self._can_punch and (unmap or self._memory):
+            self._punch(offset, length)
+        elif not self._zeroed_range(offset, length):
+            chunk = len(ZEROES) * 16
+            for start in range(offset, offset + length, chunk):
+                size = min(chunk, offset + length - start)
+                self._write_rest(start, _zero_buffers(size), 0, size, stable=False)
+        if (fua or self._write_through) and self._syncs:
+            self._sync(self._syncs_begun)
+
+    def _zeroed_range(self, offset: int, length: int) -> bool:
+        if self._can_zero_range:
+            try:
+                fallocate(self._fd, ZERO_RANGE | KEEP_SIZE, offset, length)
+            except OSError as error:
+                if error.errno not in NOT_SUPPORTED:
+                    raise self._failed(error, "write zeroes") from error
+                self._can_zero_range = False
+        return self._can_zero_range
+
+    # -- size ------------------------------------------------------------------------------------
+
+    async def resize(self, sector_count: int) -> None:
+        """Truncate or extend the file. Raises `InvalidInput` while another resize is under way."""
+        size = sector_count << self._shift
+        if self.read_only:
+            raise ReadOnly(self._name)
+        if not 0 < size <= MAX_BYTES:
+            raise InvalidInput(f"{self._name}: cannot have {sector_count} sectors")
+        if self._resizing:
+            raise InvalidInput(f"{self._name}: a resize is under way")
+        before = self._bytes
+        self._resizing = True
+        self._set_size(min(size, before))  # from here on nobody begins to write past the new end
+        try:
+            if self._changing:
+                await _Still(self)
+            await Blocking(partial(self._truncate, size))
+        except BaseException:
+            self._set_size(before)
+            raise
+        finally:
+            self._resizing = False
+        self._set_size(size)
+        self._resized()
+
+    def _truncate(self, size: int) -> None:
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            raise self._failed(error, "resize") from error
+
+    async def refresh(self) -> None:
+        """Look at the file's size again."""
+        size = self._file_size()
+        if size >> self._shift != self.sector_count and not self._resizing:
+            self._set_size(size)
+            self._resized()
+
+    def _file_size(self) -> int:
+        try:
+            return os.lseek(self._fd, 0, os.SEEK_END)
+        except OSError as error:
+            raise self._failed(error, "refresh") from error
+
+    def _set_size(self, size: int) -> None:
+        self.sector_count = size >> self._shift
+        self._bytes = self.sector_count << self._shift
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes the file system holds for the file."""
+        return os.fstat(self._fd).st_blocks * 512
+
+    def close(self) -> None:
+        """Close the file, which also drops its lock."""
+        for fd in (self._fd, self._sync_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._sync_fd = -1
+
+    # -- errors ----------------------------------------------------------------------------------
+
+    def _failed(self, error: OSError, what: str) -> DiskError:
+        return from_os_error(error, f"{what} {self._name}")
+
+    def _check_retry(self, error: OSError, what: str, buffers: Buffers, flags: int) -> None:
+        """Raise unless a worker may do better: too many buffers for a call, or no NOWAIT here."""
+        if len(buffers) <= IOV_MAX and not (flags and error.errno in NOT_SUPPORTED):
+            raise self._failed(error, what) from error
+
+    def _wants_alignment(self, error: OSError) -> bool:
+        return self._direct and error.errno == errno.EINVAL
+
+
+def check_size(name: str, size: int, sector_size: int) -> None:
+    """Raise `DiskOpenError` unless `size` bytes are a disk of such sectors."""
+    if sector_size & (sector_size - 1) or not 512 <= sector_size <= MAX_SECTOR_SIZE:
+        raise DiskOpenError(
+            f"{name}: no disk has sectors of {sector_size} bytes",
+            "a sector is a power of two from 512 to 65536 bytes",
+        )
+    if not 0 < size <= MAX_BYTES:
+        raise DiskOpenError(f"{name}: no disk has {size} bytes")
+    if rest := size % sector_size:
+        raise DiskOpenError(
+            f"{name}: {size} bytes are not a whole number of sectors of {sector_size}",
+            f"the next size that is: {size + sector_size - rest}",
+        )
+
+
+class _Still(Suspension[None]):
+    """Until no worker changes the file."""
+
+    def __init__(self, disk: FdDisk) -> None:
+        self._disk = disk
+
+    def begin(self, workers: Workers, resume: Resume) -> None:
+        self._disk._when_still = resume
+
+
+def _move(
+    call: Callable[[Sequence[memoryview], int], int],
+    offset: int,
+    buffers: Buffers,
+    done: int,
+    length: int,
+) -> int:
+    """Repeat a transfer that may fall short until all is done or it moves nothing more."""
+    while done < length:
+        moved = call(cut(buffers, done, length)[:IOV_MAX], offset + done)
+        if moved == 0:
+            break
+        done += moved
+    return done
+
+
+def _zero_buffers(size: int) -> list[memoryview]:
+    whole, rest = divmod(size, len(ZEROES))
+    return [ZEROES] * whole + [ZEROES[:rest]] * (rest > 0)

@@ -1,0 +1,218 @@
+"""A disk in a file: raw sectors from its first byte to its last."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import mmap
+import os
+import stat
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from drivebay.disk.backends.fd import NOT_SUPPORTED, FdDisk, check_size
+from drivebay.disk.backends.linux import KEEP_SIZE, PUNCH_HOLE, fallocate, file_system
+from drivebay.disk.contract import MAX_SECTOR_SIZE
+from drivebay.disk.errors import DiskOpenError, InvalidInput
+
+__all__ = ["CACHE_MODES", "CacheMode", "FileDisk"]
+
+
+class CacheMode(NamedTuple):
+    """One line of QEMU's table of cache modes."""
+
+    write_cache: bool
+    """The guest sees a volatile write cache ("WCE"), and flushes it."""
+    direct: bool
+    """The file is open with O_DIRECT: past the host's page cache."""
+    syncs: bool = True
+    """A flush, and a write that must be stable, really are."""
+
+
+CACHE_MODES: Final = {
+    "writeback": CacheMode(write_cache=True, direct=False),
+    "none": CacheMode(write_cache=True, direct=True),
+    "writethrough": CacheMode(write_cache=False, direct=False),
+    "directsync": CacheMode(write_cache=False, direct=True),
+    "unsafe": CacheMode(write_cache=True, direct=False, syncs=False),
+}
+
+IN_MEMORY: Final = ("tmpfs", "ramfs")
+
+
+class FileDisk(FdDisk):
+    """The file or block device at `path`, locked against other writers while it is open.
+
+    `cache` names one of `CACHE_MODES`. With `create` a missing file is made with that many bytes,
+    and an existing one must have exactly as many: what it holds is never cut off.
+
+    Raises `DiskOpenError`.
+    """
+
+    kind = "file"
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        cache: str = "writeback",
+        create: int | None = None,
+        sector_size: int = 512,
+        read_only: bool = False,
+    ) -> None:
+        if cache not in CACHE_MODES:
+            raise DiskOpenError(
+                f"no cache mode is called {cache}", f"there are {', '.join(CACHE_MODES)}"
+            )
+        mode = CACHE_MODES[cache]
+        self.path, self.cache = path, cache
+        if create is not None and not read_only:
+            _create(path, create, sector_size)
+        fd = _open(path, read_only, mode.direct)
+        try:
+            status = os.fstat(fd)
+            self._is_file = _check_type(path, status.st_mode)
+            _lock(fd, path, read_only)
+            size = os.lseek(fd, 0, os.SEEK_END)
+            _check_created(path, size, create)
+            if mode.direct:
+                _check_direct(fd, path, sector_size)
+            super().__init__(
+                fd,
+                path,
+                size,
+                sector_size=sector_size,
+                block_size=_power_of_two(status.st_blksize),
+                read_only=read_only,
+                memory=self._is_file and file_system(fd) in IN_MEMORY,
+                direct=mode.direct,
+                write_through=not mode.write_cache,
+                syncs=mode.syncs,
+                can_punch=self._is_file and not read_only and _can_punch(fd, size),
+            )
+        except OSError as error:
+            os.close(fd)
+            raise DiskOpenError(f"{path}: {error.strerror}") from error
+        except DiskOpenError:
+            os.close(fd)
+            raise
+        self.volatile_cache = mode.write_cache
+        real = os.path.realpath(path)
+        self.disk_id = hashlib.sha256(b"drivebay file " + os.fsencode(real)).digest()[:16]
+
+    async def resize(self, sector_count: int) -> None:
+        """Truncate or extend the file. Raises `InvalidInput` for a block device."""
+        if not self._is_file:
+            raise InvalidInput(f"{self.path}: a block device cannot be resized")
+        await super().resize(sector_count)
+
+    @property
+    def details(self) -> dict[str, str | int | bool]:
+        """Its path and cache mode."""
+        return {"path": self.path, "cache": self.cache}
+
+
+def _create(path: str, size: int, sector_size: int) -> None:
+    """Make the file if it is missing."""
+    check_size(path, size, sector_size)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise _cannot_open(path, error) from error
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        os.unlink(path)
+        raise DiskOpenError(f"{path}: cannot create: {error.strerror}") from error
+    finally:
+        os.close(fd)
+
+
+def _open(path: str, read_only: bool, direct: bool) -> int:
+    # O_NONBLOCK: a FIFO must not hang the open. O_EXCL: a mounted block device must refuse it.
+    flags = os.O_CLOEXEC | os.O_NONBLOCK | (os.O_RDONLY if read_only else os.O_RDWR)
+    try:
+        if not read_only and stat.S_ISBLK(os.stat(path).st_mode):
+            flags |= os.O_EXCL
+        return os.open(path, flags | (os.O_DIRECT if direct else 0))
+    except OSError as error:
+        if direct and error.errno == errno.EINVAL:
+            raise DiskOpenError(
+                f"{path}: this file system has no direct I/O", "leave out ;direct or ;cache"
+            ) from error
+        raise _cannot_open(path, error) from error
+
+
+def _cannot_open(path: str, error: OSError) -> DiskOpenError:
+    folder = os.path.dirname(path) or "."
+    hint = ""
+    if error.errno == errno.ENOENT:
+        missing_folder = not os.path.isdir(folder)
+        hint = f"there is no folder {folder}" if missing_folder else "add ;create=SIZE to make it"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        readable = os.access(path, os.R_OK)
+        hint = "add ,ro to open it read-only" if readable else f"check the permissions of {path}"
+    elif error.errno == errno.EBUSY:
+        hint = "it is mounted, or another program uses it"
+    elif error.errno == errno.EISDIR:
+        hint = "a disk is a file or a block device"
+    return DiskOpenError(f"{path}: {error.strerror}", hint)
+
+
+def _check_type(path: str, mode: int) -> bool:
+    """Whether it is a regular file; a block device is not, and anything else is refused."""
+    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+        return stat.S_ISREG(mode)
+    names = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a character device"}
+    what = names.get(stat.S_IFMT(mode), "something else")
+    raise DiskOpenError(f"{path}: is {what}", "a disk is a file or a block device")
+
+
+def _lock(fd: int, path: str, read_only: bool) -> None:
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        hint = "readers may share a disk, a writer must have it alone"
+        raise DiskOpenError(f"{path}: in use by another disk or process", hint) from error
+    except OSError as error:
+        if error.errno not in (*NOT_SUPPORTED, errno.ENOLCK):  # this file system has no locks
+            raise
+
+
+def _check_created(path: str, size: int, create: int | None) -> None:
+    if create is not None and size != create:
+        raise DiskOpenError(
+            f"{path}: has {size} bytes, not the {create} that create= asks for",
+            "leave out ;create to use it as it is",
+        )
+    if size == 0:
+        raise DiskOpenError(f"{path}: is empty", f"give it a size: truncate -s 64M {path}")
+
+
+def _check_direct(fd: int, path: str, sector_size: int) -> None:
+    """Read one sector: a medium of larger blocks refuses, and would refuse the guest."""
+    with mmap.mmap(-1, sector_size) as aligned:
+        try:
+            os.preadv(fd, [aligned], 0)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise DiskOpenError(
+                f"{path}: no direct I/O in sectors of {sector_size} bytes here",
+                "add ;sector=4096 or leave out ;direct",
+            ) from error
+
+
+def _can_punch(fd: int, size: int) -> bool:
+    """Whether holes can be punched, tried past the end where there is nothing to lose."""
+    with suppress(OSError):
+        fallocate(fd, PUNCH_HOLE | KEEP_SIZE, size, 4096)
+        return True
+    return False
+
+
+def _power_of_two(block: int) -> int:
+    return block if block & (block - 1) == 0 and 512 <= block <= MAX_SECTOR_SIZE else 4096

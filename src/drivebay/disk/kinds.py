@@ -1,0 +1,63 @@
+"""The kinds of disk that a spec can name from the start. Others join through `register`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from drivebay.disk.scanner import Opener, Scanner, sector_size
+
+if TYPE_CHECKING:
+    from drivebay.disk.contract import Disk
+
+__all__ = ["file", "mem"]
+
+# The backends are imported when a disk is opened: a command that opens none should start at once.
+
+
+def mem(scanner: Scanner) -> Opener:
+    """``mem:SIZE[;sector=N]``."""
+    start = scanner.position
+    size = scanner.size()
+    options = scanner.options({"sector": sector_size})
+    sector = options["sector"].value if "sector" in options else 512
+    if size == 0 or size % sector:
+        raise scanner.error(f"a whole number of sectors of {sector} bytes", start)
+
+    def opener(read_only: bool) -> Disk:
+        from drivebay.disk.backends.ram import RamDisk
+
+        return RamDisk(size, sector_size=sector, read_only=read_only)
+
+    return opener
+
+
+def file(scanner: Scanner) -> Opener:
+    """``file:PATH[;direct][;cache=MODE][;create=SIZE][;sector=N]``."""
+    path = scanner.word("a path")
+    options = scanner.options(
+        {"direct": None, "cache": _cache_mode, "create": Scanner.size, "sector": sector_size}
+    )
+    values = {name: option.value for name, option in options.items()}
+    if values.pop("direct", False):
+        if "cache" in values:
+            second = max(options["direct"].position, options["cache"].position)
+            raise scanner.error("one of direct and cache=", second, "direct means cache=none")
+        values["cache"] = "none"
+    if "sector" in values:
+        values["sector_size"] = values.pop("sector")
+
+    def opener(read_only: bool) -> Disk:
+        from drivebay.disk.backends.file import FileDisk
+
+        return FileDisk(path, read_only=read_only, **values)
+
+    return opener
+
+
+def _cache_mode(scanner: Scanner) -> str:
+    from drivebay.disk.backends.file import CACHE_MODES
+
+    start = scanner.position
+    if (mode := scanner.name()) not in CACHE_MODES:
+        raise scanner.error(f"one of {', '.join(CACHE_MODES)}", start)
+    return mode

@@ -1,0 +1,169 @@
+"""Disk specs: the text that names a disk, as ``mem:64M`` or ``memdiff:file:base.img;direct``.
+
+A spec is a kind, a colon and what that kind reads; a kind that stands on another disk reads a spec
+again. `register` adds a kind; a package adds one by an entry point in the group ``drivebay.disks``
+whose name is the kind and whose object is a `Kind`. ``docs/disks.md`` is the reference.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from drivebay.disk import kinds
+from drivebay.disk.errors import DiskOpenError
+from drivebay.disk.scanner import Node, Opener, Option, Scanner, SpecError, sector_size
+
+if TYPE_CHECKING:
+    from drivebay.disk.contract import Disk
+
+__all__ = [
+    "Attachment",
+    "Kind",
+    "Node",
+    "Opener",
+    "Option",
+    "Scanner",
+    "SpecError",
+    "known_kinds",
+    "open_disk",
+    "parse",
+    "parse_attachment",
+    "register",
+    "sector_size",
+]
+
+ENTRY_POINTS: Final = "drivebay.disks"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of disk. `parse` reads what follows ``name:`` and returns what opens the disk."""
+
+    name: str
+    form: str
+    """How it is written, as in ``mem:SIZE[;sector=N]``."""
+    parse: Callable[[Scanner], Opener]
+
+
+_kinds: dict[str, Kind] = {}
+
+
+def register(kind: Kind) -> None:
+    """Make specs know `kind`. Raises `ValueError` if the name is taken."""
+    if kind.name in _kinds:
+        raise ValueError(f"there is a disk kind {kind.name} already")
+    _kinds[kind.name] = kind
+
+
+register(Kind("mem", "mem:SIZE[;sector=N]", kinds.mem))
+register(
+    Kind("file", "file:PATH[;direct][;cache=MODE][;create=SIZE][;sector=N]", kinds.file),
+)
+
+
+def known_kinds() -> list[str]:
+    """The names of all kinds, of installed packages too."""
+    from importlib.metadata import entry_points
+
+    return sorted({*_kinds, *entry_points(group=ENTRY_POINTS).names})
+
+
+def _find(name: str) -> Kind | None:
+    if name not in _kinds:
+        from importlib.metadata import entry_points  # 20 ms: only for a kind that is not ours
+
+        for entry in entry_points(group=ENTRY_POINTS, name=name):
+            try:
+                _kinds[name] = entry.load()
+            except Exception as error:  # whatever the package's import raises
+                raise DiskOpenError(f"{name}: {entry.value} cannot be loaded: {error}") from error
+    return _kinds.get(name)
+
+
+def _disk(scanner: Scanner) -> Node:
+    """Read a kind and what belongs to it, or a bare path."""
+    start = scanner.position
+    head = scanner.text[start:].split(";")[0].split(",")[0]
+    name, colon, _ = head.partition(":")
+    if not head:
+        raise scanner.error("a disk such as mem:64M or a path", hint=_kinds_hint())
+    if not colon or name.startswith(("/", ".")):
+        kind = _kinds["file"]
+    elif found := _find(name):
+        kind = found
+        scanner.position += len(name) + 1
+    else:
+        near = difflib.get_close_matches(name, known_kinds(), 1)
+        guess = f"did you mean {near[0]}:? " if near else ""
+        raise scanner.error("a kind of disk", hint=f"{guess}{_kinds_hint()}")
+    opener = kind.parse(scanner)
+    return Node(kind.name, scanner.text[start : scanner.position], opener)
+
+
+def _kinds_hint() -> str:
+    return f"kinds of disk: {', '.join(known_kinds())}; a path with a colon is file:PATH"
+
+
+def parse(text: str) -> Node:
+    """The disk that `text` names. Raises `SpecError`."""
+    scanner = Scanner(text, _disk)
+    node = scanner.disk()
+    if scanner.next:
+        raise scanner.error("the end of the disk", hint="a comma in a path is written twice")
+    return node
+
+
+def open_disk(text: str, read_only: bool = False) -> Disk:
+    """Open the disk that `text` names. Raises `DiskOpenError`."""
+    return parse(text).open(read_only)
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A disk and how to attach it: ``SPEC[,flag][,key=value]...``."""
+
+    text: str
+    disk: Node
+    options: tuple[Option, ...]
+    """In the order given; the value is a string, or None where there was no ``=``."""
+
+    def checked(self, flags: Iterable[str] = (), keys: Iterable[str] = ()) -> dict[str, str | bool]:
+        """The options by name: `flags` as booleans (bare, ``=on`` or ``=off``), `keys` with values.
+
+        Raises `SpecError` for one that is unknown, comes twice, or lacks its value.
+        """
+        flags, keys = tuple(flags), tuple(keys)
+        found: dict[str, str | bool] = {}
+        for name, value, position in ((o.name, o.value, o.position) for o in self.options):
+            if name in found:
+                raise SpecError(self.text, position, f"{name} only once")
+            if name in flags:
+                if value not in (None, "on", "off"):
+                    raise SpecError(self.text, position + len(name) + 1, "on or off")
+                found[name] = value != "off"
+            elif name not in keys:
+                known = ", ".join([*flags, *(f"{key}=" for key in keys)])
+                raise SpecError(self.text, position, f"one of {known}" if known else "no option")
+            elif not value:
+                raise SpecError(self.text, position + len(name), f"'=' and a value for {name}")
+            else:
+                found[name] = value
+        return found
+
+
+def parse_attachment(text: str) -> Attachment:
+    """A disk and the options after it. Raises `SpecError`."""
+    scanner = Scanner(text, _disk)
+    node = scanner.disk()
+    options = []
+    while scanner.take(","):
+        start = scanner.position
+        name = scanner.word("an option", stops=",=")
+        value = None
+        if scanner.take("="):
+            value = scanner.word("a value", stops=",") if scanner.next not in ("", ",") else ""
+        options.append(Option(name, value, start))
+    return Attachment(text, node, tuple(options))
