@@ -117,8 +117,9 @@ unsigned driver_ring_size(const struct frontend *fe, const struct options *opt, 
     while (ring < needed && ring < 32768)
         ring *= 2;
     if (opt->ring ? needed > opt->ring : needed > 1024)
-        die("%s needs a ring of %" PRIu64 " descriptors, %s; try --indirect", job->text, needed,
-            opt->ring ? "--ring has fewer" : "servers take 1024 at most");
+        die("%s needs a ring of %" PRIu64 " descriptors, %s%s", job->text, needed,
+            opt->ring ? "--ring has fewer" : "servers take 1024 at most",
+            opt->indirect ? "" : "; try --indirect");
     return opt->ring ? opt->ring : ring;
 }
 

@@ -180,7 +180,7 @@ static void set_vring(struct frontend *fe, enum request request, uint32_t index,
 
 /* ---- negotiation ---- */
 
-static void connect_socket(struct frontend *fe, const char *path)
+static void connect_socket(struct frontend *fe, const char *path, double wait)
 {
     struct sockaddr_un address = { .sun_family = AF_UNIX };
     if (strlen(path) >= sizeof address.sun_path)
@@ -189,9 +189,13 @@ static void connect_socket(struct frontend *fe, const char *path)
     fe->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fe->sock < 0)
         die("socket: %s", strerror(errno));
-    while (connect(fe->sock, (struct sockaddr *)&address, sizeof address) < 0)
-        if (errno != EINTR)
+    uint64_t end = now_ns() + (uint64_t)(wait * 1e9);
+    while (connect(fe->sock, (struct sockaddr *)&address, sizeof address) < 0) {
+        bool not_yet = errno == ENOENT || errno == ECONNREFUSED;    /* the latter: a stale socket */
+        if (errno != EINTR && !(not_yet && now_ns() < end))
             die("%s: %s", path, strerror(errno));
+        sleep_ms(5);
+    }
 }
 
 static uint64_t bits(const uint8_t *list, size_t count)
@@ -214,7 +218,7 @@ bool frontend_connect(struct frontend *fe, const struct options *opt)
 
     memset(fe, 0, sizeof *fe);
     fe->memfd = -1;
-    connect_socket(fe, opt->socket);
+    connect_socket(fe, opt->socket, opt->wait);
     uint64_t offered;
     if (!try_send(fe, GET_FEATURES, 0, NULL, 0, -1) ||
         !try_reply(fe, GET_FEATURES, &offered, sizeof offered)) {

@@ -36,7 +36,7 @@ static const char usage[] =
     "      --ring N         descriptors in a ring (128, or what the jobs need)\n"
     "      --span SIZE      use only the first part of the disk\n"
     "      --seed N         of offsets and patterns (1)\n"
-    "      --wait SECONDS   for the server to appear (0)\n"
+    "      --wait SECONDS   for the server to answer at its socket (0)\n"
     "      --limit SECONDS  give up after this time (60, and four times what the jobs take)\n";
 
 static const char *doing = "connecting";
@@ -58,6 +58,12 @@ uint64_t now_ns(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+void sleep_ms(unsigned ms)
+{
+    struct timespec t = { ms / 1000, ms % 1000 * 1000000 };
+    nanosleep(&t, NULL);
 }
 
 /* ---- never hang: a tick that ends the process, whatever it waits for ---- */
@@ -173,12 +179,6 @@ static int server_fds(void)
         closedir(folder);
     }
     return count;
-}
-
-static void sleep_ms(unsigned ms)
-{
-    struct timespec t = { ms / 1000, ms % 1000 * 1000000 };
-    nanosleep(&t, NULL);
 }
 
 /* ---- jobs ---- */
@@ -379,13 +379,6 @@ static struct job parse_job(const char *text)
     return job;
 }
 
-static void wait_for_socket(const char *path, double seconds)
-{
-    uint64_t end = now_ns() + (uint64_t)(seconds * 1e9);
-    while (access(path, F_OK) < 0 && now_ns() < end)
-        sleep_ms(10);
-}
-
 int main(int argc, char **argv)
 {
     enum { VERIFY = 256, POLL, INDIRECT, SEGMENTS, NO_EVENT_IDX, QUEUES, RING, SPAN, SEED, WAIT, LIMIT };
@@ -410,7 +403,7 @@ int main(int argc, char **argv)
     struct options opt = { .event_idx = true, .queues = 1, .seed = 1 };
     static struct job jobs[MAX_JOBS];
     unsigned job_count = 0, rounds = 0;
-    double limit = 0, wait = 0, job_seconds = 0;
+    double limit = 0, job_seconds = 0;
 
     for (int c; (c = getopt_long(argc, argv, "j:c:p:h", names, NULL)) != -1;) {
         switch (c) {
@@ -434,7 +427,7 @@ int main(int argc, char **argv)
         case RING: opt.ring = (unsigned)number("--ring", optarg, 32768); break;
         case SPAN: opt.span = size("--span", optarg); break;
         case SEED: opt.seed = number("--seed", optarg, UINT64_MAX); break;
-        case WAIT: wait = duration("--wait", optarg); break;
+        case WAIT: opt.wait = duration("--wait", optarg); break;
         case LIMIT: limit = duration("--limit", optarg); break;
         case 'h': fputs(usage, stdout); return 0;
         default: return 1;      /* getopt_long has said it */
@@ -450,8 +443,7 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < job_count; i++)
         job_seconds += jobs[i].seconds;
 
-    start_time_limit(limit > 0 ? limit : 60 + wait + 4 * job_seconds + 0.05 * rounds);
-    wait_for_socket(opt.socket, wait);
+    start_time_limit(limit > 0 ? limit : 60 + opt.wait + 4 * job_seconds + 0.05 * rounds);
     if (rounds) {
         churn(&opt, rounds);
         return 0;

@@ -32,6 +32,7 @@ struct job {
 
 struct options {
     const char *socket;
+    double wait;                /* seconds, for the socket to answer */
     bool event_idx;             /* as wished; what was agreed is in struct frontend */
     bool indirect;
     bool segments;              /* larger requests as 4 KiB pages */
@@ -46,6 +47,7 @@ struct options {
 /* One line on stderr, exit status 1. */
 _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 uint64_t now_ns(void);
+void sleep_ms(unsigned ms);
 struct frontend;
 /* From here on the time limit's tick also looks whether the server is well (NULL: no longer). */
 void watch_server(const struct frontend *fe);
