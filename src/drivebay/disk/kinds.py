@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from drivebay.disk.errors import DiskOpenError
 from drivebay.disk.scanner import Opener, Scanner, sector_size
 
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
 
-__all__ = ["file", "mem"]
+__all__ = ["file", "mem", "memdiff"]
 
 # The backends are imported when a disk is opened: a command that opens none should start at once.
 
@@ -61,3 +62,22 @@ def _cache_mode(scanner: Scanner) -> str:
     if (mode := scanner.name()) not in CACHE_MODES:
         raise scanner.error(f"one of {', '.join(CACHE_MODES)}", start)
     return mode
+
+
+def memdiff(scanner: Scanner) -> Opener:
+    """``memdiff:DISK``."""
+    below = scanner.disk()
+
+    def opener(read_only: bool) -> Disk:
+        from drivebay.disk.layers.layered import LayeredDisk
+        from drivebay.disk.layers.ram import RamLayer
+
+        base = below.open(read_only=True)
+        try:
+            top = RamLayer(base.byte_count, sector_size=base.sector_size)
+            return LayeredDisk.over(top, base, read_only=read_only)
+        except DiskOpenError:
+            base.close()
+            raise
+
+    return opener
