@@ -1,0 +1,6 @@
+"""What tests of drivers, controllers and disks need, shipped for yours too."""
+
+from drivebay.testing.puppet import Held, PuppetDisk
+from drivebay.testing.recording import Call, RecordingDisk
+
+__all__ = ["Call", "Held", "PuppetDisk", "RecordingDisk"]

@@ -1,0 +1,184 @@
+"""Hostile 4.7, section 5: the public suite over every disk there is, at every sector size."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from drivebay.disk.backends.file import CACHE_MODES, FileDisk
+from drivebay.disk.backends.ram import RamDisk
+from drivebay.disk.conformance import Check, Factory, check_filter, checks
+from drivebay.disk.contract import Buffers, Disk
+from drivebay.disk.errors import DiskOpenError
+from drivebay.disk.filters.base import FORWARDED, Filter
+from drivebay.disk.layers.disk import DiskLayer
+from drivebay.disk.layers.layered import LayeredDisk
+from drivebay.disk.layers.ram import RamLayer
+from drivebay.suspend import run
+from drivebay.testing import PuppetDisk, RecordingDisk
+from tests.disk.support import fill
+
+SECTORS = 20
+SIZES = (512, 4096, 65536)
+
+Make = Callable[[Path, int], Disk]
+
+
+def file(cache: str, read_only: bool = False) -> Make:
+    def make(path: Path, sector_size: int) -> Disk:
+        image = path / "image"
+        image.unlink(missing_ok=True)
+        image.write_bytes(bytes(range(1, 251)) * (sector_size * SECTORS // 250 + 1))
+        with image.open("r+b") as opened:
+            opened.truncate(sector_size * SECTORS)
+        return FileDisk(str(image), cache=cache, sector_size=sector_size, read_only=read_only)
+
+    return make
+
+
+def ram(path: Path, sector_size: int) -> RamDisk:
+    return RamDisk(SECTORS * sector_size, sector_size=sector_size)
+
+
+def layered(path: Path, sector_size: int) -> LayeredDisk:
+    base = ram(path, sector_size)
+    fill(base)
+    return LayeredDisk.over(RamLayer(base.byte_count, sector_size=sector_size), base)
+
+
+def taller(path: Path, sector_size: int) -> LayeredDisk:
+    """A top layer with more sectors than what it stands on (openvmm.md, bug 5)."""
+    base = RamDisk(SECTORS // 2 * sector_size, sector_size=sector_size)
+    fill(base)
+    return LayeredDisk.over(RamLayer(SECTORS * sector_size, sector_size=sector_size), base)
+
+
+def three_layers(path: Path, sector_size: int) -> LayeredDisk:
+    below = taller(path, sector_size)
+    return LayeredDisk.over(RamLayer(below.byte_count, sector_size=sector_size), below)
+
+
+def disk_on_top(path: Path, sector_size: int) -> LayeredDisk:
+    return LayeredDisk([DiskLayer(ram(path, sector_size)), DiskLayer(ram(path, sector_size))])
+
+
+def read_only_layers(path: Path, sector_size: int) -> LayeredDisk:
+    base = ram(path, sector_size)
+    fill(base)
+    top = RamLayer(base.byte_count, sector_size=sector_size)
+    return LayeredDisk.over(top, base, read_only=True)
+
+
+def layer_alone(path: Path, sector_size: int) -> RamLayer:
+    return RamLayer(SECTORS * sector_size, sector_size=sector_size)
+
+
+def passing_puppet(path: Path, sector_size: int) -> PuppetDisk:
+    return PuppetDisk(ram(path, sector_size), holds=lambda name, sector, count: False)
+
+
+DISKS: dict[str, Make] = {
+    **{f"file-{cache}": file(cache) for cache in CACHE_MODES},
+    "file-read-only": file("writeback", read_only=True),
+    "ram": ram,
+    "layered": layered,
+    "layered-taller": taller,
+    "layered-three": three_layers,
+    "layered-disk-on-top": disk_on_top,
+    "layered-read-only": read_only_layers,
+    "ram-layer": layer_alone,
+    "recording": lambda path, size: RecordingDisk(ram(path, size)),
+    "puppet": passing_puppet,
+    "filter": lambda path, size: Filter(ram(path, size)),
+}
+
+
+@pytest.mark.parametrize("name", DISKS)
+@pytest.mark.parametrize("check", [c for _, c in checks()], ids=[name for name, _ in checks()])
+def test_disk_passes(name: str, check: Check, tmp_path: Path) -> None:
+    for size in SIZES:
+
+        def factory(size: int = size) -> Disk:
+            try:
+                return DISKS[name](tmp_path, size)
+            except DiskOpenError as error:
+                pytest.skip(f"{name}, sectors of {size}: {error}")
+
+        check(factory)
+
+
+def test_the_suite_finds_a_disk_without_range_checks() -> None:
+    class Careless(Disk):
+        sector_count = 64
+
+        async def read(self, sector: int, buffers: Buffers) -> None:
+            for buffer in buffers:
+                buffer[:] = bytes(len(buffer))
+
+    found = [name for name, check in checks() if _fails(check, Careless)]
+    assert "read-out-of-range" in found
+    assert "reads-back-what-was-written" in found
+
+
+def _fails(check: Check, factory: Factory) -> bool:
+    try:
+        check(factory)
+    except (AssertionError, NotImplementedError):
+        return True
+    return False
+
+
+FILTERS: dict[str, Callable[[Disk], Filter]] = {
+    "base": Filter,
+    "disk-layer": DiskLayer,
+    "puppet": lambda below: PuppetDisk(below, holds=lambda name, sector, count: False),
+    "recording": RecordingDisk,
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filter_forwards_every_method(name: str) -> None:
+    check_filter(FILTERS[name])
+
+
+def test_a_filter_that_swallows_a_method_is_found_unless_it_says_so() -> None:
+    class Silent(Filter):
+        async def flush(self) -> None:
+            """Nothing."""
+
+    class Honest(Filter):
+        async def flush(self) -> None:
+            """Not forwarded: for a test."""
+
+    with pytest.raises(AssertionError, match=r"Silent\.flush does not reach"):
+        check_filter(Silent)
+    check_filter(Honest)
+
+
+def test_every_public_operation_is_in_the_list_that_filters_forward() -> None:
+    public = {
+        name
+        for name, member in inspect.getmembers(Disk, inspect.isfunction)
+        if not name.startswith("_") and name not in ("check_range", "check_geometry", "close")
+    }
+    assert public == set(FORWARDED)
+
+
+def test_all_filters_of_the_package_are_checked_here() -> None:
+    def subclasses(of: type[Filter]) -> set[type[Filter]]:
+        return {of}.union(*(subclasses(cls) for cls in of.__subclasses__()))
+
+    ours = {cls for cls in subclasses(Filter) if cls.__module__.startswith("drivebay.")}
+    # A RAM layer keeps its data in the disk it filters, and unmaps it where it is asked to zero.
+    checked = {type(make(RamDisk(1 << 16))) for make in FILTERS.values()} | {RamLayer}
+    assert ours == checked
+
+
+def test_passing_through_a_filter_costs_nothing() -> None:
+    below = RamDisk(1 << 16)
+    outer = Filter(Filter(below))
+    assert outer.read == below.read
+    run(outer.flush())
