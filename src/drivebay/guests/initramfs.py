@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -33,26 +35,13 @@ BASE_TOOLS = (
     *("lsblk", "blkid", "blkdiscard", "blockdev", "wipefs", "sfdisk", "fstrim", "findmnt"),
 )
 
-# Programs that cost time or space to have, added when a command names them.
+# Programs (patterns of names) that cost time or space to have, added when a command uses them.
 EXTRA_TOOLS: dict[str, tuple[str, ...]] = {
     "fio": ("fio",),
     "hdparm": ("hdparm",),
     "smartctl": ("smartctl",),
     "nvme": ("nvme",),
-    "sg3-utils": (
-        *("sg_inq", "sg_vpd", "sg_readcap", "sg_luns", "sg_modes", "sg_opcodes", "sg_raw"),
-        *(
-            "sg_requests",
-            "sg_turns",
-            "sg_reset",
-            "sg_start",
-            "sg_sync",
-            "sg_unmap",
-            "sg_write_same",
-        ),
-        *("sg_persist", "sg_dd", "sg_logs", "sg_ses", "sg_sanitize", "sg_format", "sg_verify"),
-        *("sg_get_lba_status", "sg_sat_identify", "sg_sat_set_features", "sg_compare_and_write"),
-    ),
+    "sg3-utils": ("sg_*",),
 }
 
 PROGRAM_FOLDERS = ("bin", "sbin", "usr/bin", "usr/sbin")
@@ -60,10 +49,11 @@ PROGRAM_FOLDERS = ("bin", "sbin", "usr/bin", "usr/sbin")
 
 def tools_for(command: str) -> tuple[str, ...]:
     """Return the names in EXTRA_TOOLS that the shell text `command` seems to use."""
+    words = re.split(r"[^\w.-]+", command)
     return tuple(
         name
         for name, programs in EXTRA_TOOLS.items()
-        if any(program in command for program in programs)
+        if any(fnmatch.filter(words, program) for program in programs)
     )
 
 
@@ -116,29 +106,31 @@ def _add_modules(archive: Archive, modules: Modules) -> None:
         archive.file(f"{folder}/{path}", (modules.folder / path).read_bytes())
     archive.file(f"{folder}/modules.dep", modules.dep_lines(paths).encode())
     archive.file(f"{folder}/modules.alias", modules.alias_lines(paths).encode())
+    builtin = (modules.folder / "modules.builtin").read_bytes()
+    archive.file(f"{folder}/modules.builtin", builtin)
     archive.file("etc/modules", "\n".join(n for n in LOADED if modules.has(n)).encode() + b"\n")
 
 
 def _add_programs(archive: Archive, tree: Path, names: Iterable[str]) -> None:
     """Add the programs `names` and the libraries that they need."""
-    programs = [_program(tree, name) for name in names]
-    for name, path in zip(names, programs, strict=True):
-        archive.file(f"bin/{name}", path.read_bytes(), 0o755)
+    programs = [path for name in names for path in _programs(tree, name)]
+    for path in programs:
+        archive.file(f"bin/{path.name}", path.read_bytes(), 0o755)
     for library in elf.libraries(programs, tree):
         archive.file(f"lib/x86_64-linux-gnu/{library.name}", library.read_bytes(), 0o755)
     archive.link(f"lib64/{elf.LOADER}", f"/lib/x86_64-linux-gnu/{elf.LOADER}")
 
 
-def _program(tree: Path, name: str) -> Path:
-    for folder in PROGRAM_FOLDERS:
-        if (path := tree / folder / name).exists():
-            return path
-    raise GuestError(f"the guest packages have no program {name!r}", f"looked in {tree}")
+def _programs(tree: Path, pattern: str) -> list[Path]:
+    found = [path for folder in PROGRAM_FOLDERS for path in sorted((tree / folder).glob(pattern))]
+    if not found:
+        raise GuestError(f"the guest packages have no program {pattern!r}", f"looked in {tree}")
+    return found
 
 
 def _add_busybox(archive: Archive, tree: Path) -> None:
     """Add busybox under the names of all that it can do and no other program is there for."""
-    busybox = _program(tree, "busybox")
+    (busybox,) = _programs(tree, "busybox")
     archive.file("bin/busybox", busybox.read_bytes(), 0o755)
     archive.link("sbin/modprobe", "/bin/busybox")  # the kernel calls it by this path
     for applet in capture([busybox, "--list"]).stdout.split():

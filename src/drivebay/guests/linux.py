@@ -6,36 +6,34 @@ import os
 import socket
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 from drivebay.guests import debian
 from drivebay.guests.cache import Progress, silent
 from drivebay.guests.errors import GuestError
+from drivebay.guests.guest import BOOT_SECONDS, Guest
 from drivebay.guests.initramfs import initramfs, tools_for
 from drivebay.guests.kernel import Kernel
 from drivebay.guests.kvm import kvm_works
-from drivebay.guests.process import dying_with_parent
+from drivebay.guests.process import Leash
 from drivebay.guests.qemu import Qemu, find_qemu
 from drivebay.guests.qmp import Qmp
-from drivebay.guests.session import OnOutput, Result, Session, control_pair
+from drivebay.guests.session import OnOutput, Result, Session
 from drivebay.guests.tsc import tsc_khz
 
 Accel = Literal["auto", "tcg", "kvm"]
 
-BOOT_SECONDS = 90.0  # a busy machine may need many times the usual four
 CONTROL = "ttyS1"
 
 
-class LinuxGuest:
+class LinuxGuest(Guest):
     """A small Debian kernel with busybox and disk tools, in memory that other processes may map.
 
     `qemu_args` are added to QEMU's command line; its memory backend is called `mem`. `memory` is
     QEMU's size text. `tools` names extra tools (see initramfs.EXTRA_TOOLS), `modules` kernel
     modules to load that no hardware asks for. `append` is added to the kernel's command line.
 
-    Use it with `with` to run commands one after the other, or call `run_once` or `interact`.
+    Use it with `with` to `run` commands one after the other, or call `run_once` or `interact`.
     """
 
     def __init__(
@@ -53,6 +51,7 @@ class LinuxGuest:
         qemu: Qemu | None = None,
         progress: Progress = silent,
     ) -> None:
+        super().__init__()
         self.qemu_args = tuple(qemu_args)
         self.memory = memory
         self.cpus = cpus
@@ -64,51 +63,7 @@ class LinuxGuest:
         self.boot_timeout = boot_timeout
         self.qemu = qemu or find_qemu(progress)
         self._tree = debian.tree(debian.GUEST, progress)
-        self._session: Session | None = None
         self._qmp: Qmp | None = None
-
-    def __enter__(self) -> LinuxGuest:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.kill()
-
-    def start(self) -> None:
-        """Start the guest and wait until it takes commands; GuestError if it does not."""
-        control, guest_control = control_pair()
-        monitor, guest_monitor = control_pair()
-        with guest_control, guest_monitor:
-            self._session = Session(
-                [
-                    *self.command(f"drivebay_control={CONTROL}"),
-                    *_lines(guest_control, guest_monitor),
-                ],
-                control=control,
-                pass_fds=(guest_control.fileno(), guest_monitor.fileno()),
-                environment=self.qemu.environment,
-            )
-        self._qmp = Qmp(monitor)
-        try:
-            self._session.wait_ready(self.boot_timeout)
-        except BaseException:
-            self.kill()
-            raise
-
-    @property
-    def session(self) -> Session:
-        """The running guest; GuestError before `start`."""
-        if self._session is None:
-            raise GuestError("the guest is not started")
-        return self._session
 
     @property
     def qmp(self) -> Qmp:
@@ -116,24 +71,6 @@ class LinuxGuest:
         if self._qmp is None:
             raise GuestError("the guest is not started")
         return self._qmp
-
-    def run(
-        self, script: str, *, timeout: float = 120.0, on_output: OnOutput | None = None
-    ) -> Result:
-        """Run the shell text `script` in the started guest; see Session.run."""
-        return self.session.run(script, timeout=timeout, on_output=on_output)
-
-    def close(self) -> None:
-        """Power off, if started."""
-        if self._session:
-            self._session.close()
-        self._hang_up()
-
-    def kill(self) -> None:
-        """End the guest at once, if started."""
-        if self._session:
-            self._session.kill()
-        self._hang_up()
 
     def interact(self) -> int:
         """Run the guest with a shell on this terminal until it ends; return QEMU's exit status.
@@ -143,9 +80,15 @@ class LinuxGuest:
         terminal = ["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"]
         terminal += ["-mon", "chardev=console"]
         term = os.environ.get("TERM", "linux")
-        command = dying_with_parent([*self.command(f"TERM={term}"), *terminal])
-        environment = {**os.environ, **self.qemu.environment}
-        return subprocess.run(command, check=False, env=environment).returncode
+        command = [*self.command(f"TERM={term}"), *terminal]
+        process = subprocess.Popen(command, env={**os.environ, **self.qemu.environment})
+        leash = Leash(process.pid)
+        try:
+            return process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            leash.go()
 
     def command(self, append: str = "") -> list[str]:
         """Return QEMU's command line without its serial lines; `append` is for the kernel."""
@@ -174,7 +117,20 @@ class LinuxGuest:
             words.append("drivebay_modules=" + ",".join(self.modules))
         return " ".join([*words, append, self.append]).strip()
 
-    def _hang_up(self) -> None:
+    def _launch(self) -> Session:
+        control, guest_control = socket.socketpair()
+        monitor, guest_monitor = socket.socketpair()
+        self._qmp = Qmp(monitor)
+        with guest_control, guest_monitor:
+            lines = _lines(guest_control, guest_monitor)
+            return Session(
+                [*self.command(f"drivebay_control={CONTROL}"), *lines],
+                control=control,
+                pass_fds=(guest_control.fileno(), guest_monitor.fileno()),
+                environment=self.qemu.environment,
+            )
+
+    def _forget(self) -> None:
         if self._qmp:
             self._qmp.close()
             self._qmp = None
@@ -205,8 +161,7 @@ def run_once(
         tools=(*tools, *tools_for(command)),
         progress=progress,
     )
-    with guest:
-        return guest.run(command, timeout=timeout, on_output=on_output)
+    return guest.run_once(command, timeout=timeout, on_output=on_output)
 
 
 def _cpu(kvm: bool) -> list[str]:
@@ -222,13 +177,3 @@ def _lines(control: socket.socket, monitor: socket.socket) -> list[str]:
         *("-chardev", f"socket,id=control,fd={control.fileno()}", "-serial", "chardev:control"),
         *("-chardev", f"socket,id=qmp,fd={monitor.fileno()}", "-mon", "chardev=qmp,mode=control"),
     ]
-
-
-def assets(progress: Progress = silent) -> Path:
-    """Fetch and build everything that a guest without extra tools needs; return the tree."""
-    find_qemu(progress)
-    tree = debian.tree(debian.GUEST, progress)
-    kernel = Kernel(tree)
-    kernel.elf()
-    initramfs(tree, kernel.modules)
-    return tree

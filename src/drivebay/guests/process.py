@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,23 @@ def capture(
     return subprocess.run(command, check=False, capture_output=True, text=True, cwd=cwd)
 
 
-def dying_with_parent(command: Sequence[str]) -> list[str]:
-    """Return `command` such that the kernel kills it when the thread that started it ends."""
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "KILL", *command] if setpriv else list(command)
+class Leash:
+    """Kills a process when this one ends, however it ends, `kill -9` included.
+
+    With `group` all of the process's group is killed. Let `go` of it once the process has ended.
+    """
+
+    def __init__(self, process: int, *, group: bool = False) -> None:
+        target = f"-{process}" if group else str(process)
+        # Its standard input ends when the last holder of the other end, this process, does.
+        self._watcher = subprocess.Popen(
+            ["/bin/sh", "-c", f"read -r _; kill -9 {target}"],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def go(self) -> None:
+        """Stop watching."""
+        self._watcher.kill()
+        self._watcher.communicate()

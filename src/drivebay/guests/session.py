@@ -14,11 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import IO
 
 from drivebay.guests.errors import GuestError
-from drivebay.guests.process import dying_with_parent
+from drivebay.guests.process import Leash
 
 CONSOLE_TAIL = 4096  # bytes of console that an error shows at most
 CONSOLE_LINES = 12
@@ -40,7 +39,7 @@ class Session:
     """A started guest that runs shell commands one after the other.
 
     The guest is a process of its own and is killed, with all it started, when the session is
-    closed, when this process ends, and when the thread that started it ends.
+    closed and when this process ends.
 
     `control` is our end of the line to init.sh; `what` names the guest in errors.
     """
@@ -56,13 +55,13 @@ class Session:
     ) -> None:
         self.what = what
         self._control = control
-        self._received = b""
+        self._received = bytearray()
         # Files, not pipes: nobody has to read them for the guest to go on.
         self._console: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self.process = subprocess.Popen(
-                dying_with_parent(command),
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=self._console,
                 stderr=self._errors,
@@ -71,21 +70,9 @@ class Session:
                 start_new_session=True,
             )
         except OSError as error:
+            control.close()
             raise GuestError(f"cannot start {command[0]}: {error.strerror}") from error
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.kill()
+        self._leash = Leash(self.process.pid, group=True)
 
     def wait_ready(self, timeout: float) -> None:
         """Wait until init takes commands; GuestError if that takes over `timeout` seconds."""
@@ -124,6 +111,7 @@ class Session:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        self._leash.go()
         self._control.close()
 
     def console(self) -> str:
@@ -140,17 +128,22 @@ class Session:
 
     def _receive_until(self, mark: bytes, deadline: float, on_output: OnOutput | None) -> bytes:
         """Return what comes before `mark`, handing it on as it comes."""
-        shown = 0
-        while (found := self._received.find(mark)) < 0:
-            if on_output:
-                sure = max(shown, len(self._received) - len(mark) + 1)
-                shown = _show(self._received, shown, sure, on_output)
+        shown = searched = 0
+        while (found := self._received.find(mark, searched)) < 0:
+            # All but what may be the beginning of the mark.
+            searched = max(0, len(self._received) - len(mark) + 1)
+            shown = self._show(shown, searched, on_output)
             self._received += self._receive(deadline)
-        if on_output:
-            _show(self._received, shown, found, on_output)
-        before = self._received[:found]
-        self._received = self._received[found + len(mark) :]
+        self._show(shown, found, on_output)
+        before = bytes(self._received[:found])
+        del self._received[: found + len(mark)]
         return before
+
+    def _show(self, start: int, end: int, on_output: OnOutput | None) -> int:
+        """Hand on what was received from `start` to `end`; return where to go on."""
+        if on_output and end > start:
+            on_output(bytes(self._received[start:end]))
+        return max(start, end)
 
     def _receive(self, deadline: float) -> bytes:
         """Return the next bytes of the control line."""
@@ -182,17 +175,6 @@ class Session:
         status = self.process.returncode
         how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
         return GuestError(f"{self.what} ended by itself ({how})", "", console)
-
-
-def control_pair() -> tuple[socket.socket, socket.socket]:
-    """Return our end and the guest's end of a control line."""
-    return socket.socketpair()
-
-
-def _show(data: bytes, start: int, end: int, on_output: OnOutput) -> int:
-    if end > start:
-        on_output(data[start:end])
-    return max(start, end)
 
 
 def _tail(file: IO[bytes]) -> str:
