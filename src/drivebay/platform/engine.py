@@ -35,7 +35,7 @@ Callback = Callable[[], None]
 
 
 class Task:
-    """A coroutine that waits."""
+    """A coroutine that waits: it has taken its first step, which ended in `suspension`."""
 
     __slots__ = ("_coroutine", "_done", "_engine", "_suspension")
 
@@ -123,7 +123,10 @@ class Engine:
     # -- coroutines ------------------------------------------------------------------------------
 
     def start(self, coroutine: Coroutine[Any, Any, Any], done: Done) -> Task | None:
-        """Run `coroutine`; `done` is told its end. Returns None if it ended in its first step."""
+        """Run `coroutine`; `done` is told its end. Returns None if it ended in its first step.
+
+        A hot path may take the first step itself and make a `Task` only if that does not end it.
+        """
         try:
             suspension = coroutine.send(None)
         except StopIteration as stop:
@@ -159,9 +162,9 @@ class Engine:
 
         With `edge` it is called once for each time something arrives: an eventfd need not be read.
         """
-        self._callbacks[fd] = callback
         events = select.EPOLLIN | select.EPOLLRDHUP
         self._epoll.register(fd, events | select.EPOLLET if edge else events)
+        self._callbacks[fd] = callback
 
     def unwatch(self, fd: int) -> None:
         """Stop watching `fd`, before it is closed."""

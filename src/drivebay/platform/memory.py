@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 __all__ = ["GuestMemory", "GuestMemoryFault", "Region"]
 
-_EMPTY = memoryview(b"")
+_NOTHING = (0, 0, memoryview(b""))
 
 
 class GuestMemoryFault(Exception):
@@ -36,8 +36,9 @@ class GuestMemory:
     """
 
     def __init__(self, regions: Iterable[Region] = ()) -> None:
-        self._start = self._size = 0  # the region hit last; most guests have one that matters
-        self._view = _EMPTY
+        self.window = _NOTHING
+        """Start, size and bytes of the region hit last, for loops that look there themselves: most
+        guests have one region that matters."""
         self._regions: list[Region] = []
         self._starts: list[int] = []
         self.replace(regions)
@@ -64,17 +65,16 @@ class GuestMemory:
                 raise ValueError(f"memory region at {region.address:#x} ends past 2^64")
         self._regions = ordered
         self._starts = [region.address for region in ordered]
-        self._start = self._size = 0
-        self._view = _EMPTY
+        self.window = _NOTHING
 
     def view(self, address: int, length: int) -> memoryview:
         """`length` bytes at `address`, in one region. Raises `GuestMemoryFault`."""
-        start = address - self._start
-        end = start + length
-        if start < 0 or end > self._size:
-            start = address - self._find(address, length).address
-            end = start + length
-        return self._view[start:end]
+        start, size, ram = self.window
+        offset = address - start
+        if offset < 0 or offset + length > size:
+            region = self._find(address, length)
+            offset, ram = address - region.address, region.view
+        return ram[offset : offset + length]
 
     def views(self, address: int, length: int) -> list[memoryview]:
         """The same bytes in as many pieces as there are adjoining regions."""
@@ -93,7 +93,6 @@ class GuestMemory:
         if index >= 0:
             region = self._regions[index]
             if address + length <= region.address + len(region.view):
-                self._start, self._view = region
-                self._size = len(self._view)
+                self.window = (region.address, len(region.view), region.view)
                 return region
         raise GuestMemoryFault(address, length)

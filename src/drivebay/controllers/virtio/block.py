@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
+from drivebay.controllers.virtio.packed import PackedQueue
 from drivebay.controllers.virtio.registers import (
     CONFIG_WRITEBACK,
     DEVICE_ID_BLOCK,
@@ -20,20 +21,22 @@ from drivebay.controllers.virtio.registers import (
     RingFeature,
     Segment,
 )
-from drivebay.controllers.virtio.requests import Refused, Request
-from drivebay.controllers.virtio.ring import Chain, Queue, RingError
+from drivebay.controllers.virtio.requests import NO_TYPE, Refused, Request
+from drivebay.controllers.virtio.ring import Chain
 from drivebay.controllers.virtio.runner import Runner
-from drivebay.controllers.virtio.transport import Transport
-from drivebay.disk.contract import Disk, Operation, Unmap, byte_length
+from drivebay.controllers.virtio.split import SplitQueue
+from drivebay.disk.contract import Disk, Operation, Unmap
 from drivebay.disk.errors import DiskError
 from drivebay.platform.engine import Engine
 from drivebay.platform.logs import RationedLog
+from drivebay.platform.virtio import QueueSetup, RingError, Stopped, Transport
 from drivebay.suspend import Cancelled
 
 __all__ = ["BlockDevice", "BlockStatistics"]
 
 log = logging.getLogger(__name__)
 
+OK: Final = int(BlockStatus.OK)
 QUEUE_SIZE: Final = 256
 MAX_QUEUE_SIZE: Final = 1024
 MAX_QUEUES: Final = 64
@@ -99,12 +102,14 @@ class BlockDevice:
         self._id = serial.encode().ljust(ID_BYTES, b"\0")
         self.queue_sizes: Sequence[int] = (queue_size,) * queues
         self.statistics = BlockStatistics()
-        self._ratio = disk.sector_size // SECTOR_SIZE
-        self._shift = self._ratio.bit_length() - 1
+        self._ratio: int = disk.sector_size // SECTOR_SIZE
+        self._shift: int = self._ratio.bit_length() - 1
+        self._inside_ratio, self._inside_sector = self._ratio - 1, disk.sector_size - 1
+        self._read, self._write = disk.read, disk.write
         self._transport: Transport | None = None
         self._runners: dict[int, Runner] = {}
         self._guest_log = RationedLog(log)
-        self._serving: dict[int, Callable[[Request], Operation | None]] = {
+        self._serving: dict[int, Callable[[Request], Operation]] = {
             BlockType.IN: self._in,
             BlockType.OUT: self._out,
             BlockType.FLUSH: self._flush,
@@ -172,8 +177,8 @@ class BlockDevice:
             self.writeback = bool(data[place] & 1)
             self._fua = not self.writeback
 
-    def attach(self, transport: Transport) -> None:
-        """This is your transport."""
+    def attach(self, transport: Transport | None) -> None:
+        """This is your transport now."""
         self._transport = transport
 
     def _resized(self, _sector_count: int) -> None:
@@ -182,10 +187,11 @@ class BlockDevice:
 
     # -- queues ----------------------------------------------------------------------------------
 
-    def start_queue(self, index: int, queue: Queue) -> None:
-        """The driver has set up a queue: serve what is in it already."""
-        broken = partial(self._broken, index)
-        runner = Runner(self._engine, queue, lambda chain: self._serve(runner, chain), broken)
+    def start_queue(self, index: int, setup: QueueSetup) -> None:
+        """The driver has set up a queue: serve what is in it already. Raises `RingError`."""
+        kind = PackedQueue if self._features & mask(RingFeature.RING_PACKED) else SplitQueue
+        queue = kind(setup, event_idx=bool(self._features & mask(RingFeature.EVENT_IDX)))
+        runner = Runner(self._engine, queue, self._serve, partial(self._broken, index))
         self._runners[index] = runner
         runner.drain()
 
@@ -195,13 +201,9 @@ class BlockDevice:
         if runner is not None:
             runner.drain()
 
-    def stop_queue(self, index: int, stopped: Callable[[], None], *, cancel: bool) -> None:
-        """Take no more from the queue; see `transport.Device`."""
-        runner = self._runners.pop(index, None)
-        if runner is None:
-            stopped()
-        else:
-            runner.stop(stopped, cancel=cancel)
+    def stop_queue(self, index: int, stopped: Stopped, *, cancel: bool) -> None:
+        """Take no more from a queue; see `platform.virtio.Device`."""
+        self._runners.pop(index).stop(stopped, cancel=cancel)
 
     def remap(self) -> None:
         """Guest memory was laid out anew under the queues."""
@@ -216,72 +218,71 @@ class BlockDevice:
     # -- requests --------------------------------------------------------------------------------
 
     def _serve(self, runner: Runner, chain: Chain) -> None:
+        """Parse the request and take the first step of what it asks for; mostly that is the end."""
         request = Request(chain)
         try:
             if chain.fault is not None:
                 raise Refused(BlockStatus.IOERR, str(chain.fault))
-            start = self._serving.get(request.type, self._unsupported)
-            operation = start(request)
-        except Refused as refused:
-            self._guest_log.warning("virtio-blk request refused: %s", refused)
-            self._end(runner, request, refused.status)
+            operation = self._serving.get(request.type, self._unsupported)(request)
+            suspension = operation.send(None)
+        except StopIteration:
+            request.status[0] = OK
+            runner.finish(chain, request.written)
         except Exception as error:
-            self._ended(runner, request, None, error)
+            self._fail(runner, request, error)
         else:
-            if operation is None:
-                self._end(runner, request, BlockStatus.OK)
-            else:
-                runner.run(chain.head, operation, partial(self._ended, runner, request))
+            done = partial(self._ended, runner, request)
+            runner.park(chain.head, operation, suspension, done)
 
     def _ended(
         self, runner: Runner, request: Request, _value: Any, error: BaseException | None
     ) -> None:
+        """The operation of a request has ended, after it had to wait."""
         if error is None:
-            self._end(runner, request, BlockStatus.OK)
-            return
-        if isinstance(error, Cancelled):
+            request.status[0] = OK
+            runner.finish(request.chain, request.written)
+        elif isinstance(error, Cancelled):
             runner.drop(request.chain)
-            return
-        if isinstance(error, DiskError):
+        else:
+            self._fail(runner, request, error)
+
+    def _fail(self, runner: Runner, request: Request, error: BaseException) -> None:
+        """A guest's mistake and a disk's trouble are statuses; a bug of ours is one, and logged."""
+        status = BlockStatus.IOERR
+        if isinstance(error, Refused):
+            status = error.status
+        if isinstance(error, Refused | DiskError):
             self._guest_log.warning("virtio-blk request type %d: %s", request.type, error)
         else:
             log.error("virtio-blk request type %d failed", request.type, exc_info=error)
-        self._end(runner, request, BlockStatus.IOERR)
-
-    def _end(self, runner: Runner, request: Request, status: BlockStatus) -> None:
-        if status:
-            self.statistics.errors += 1
+        self.statistics.errors += 1
         request.status[0] = status
         runner.finish(request.chain, request.written)
 
     # -- what each type does ---------------------------------------------------------------------
 
-    def _range(self, request: Request) -> int:
-        """The disk's sector for a transfer; its length is checked too. Raises `Refused`."""
-        length = byte_length(request.data)
-        if length % self.disk.sector_size or request.sector % self._ratio:
-            raise Refused(
-                BlockStatus.IOERR, f"{length} bytes at {request.sector}: not whole sectors"
-            )
-        return request.sector >> self._shift
+    def _sector(self, request: Request) -> int:
+        """The disk's sector for a transfer of whole sectors. Raises `Refused`."""
+        sector, length = request.sector, request.length
+        if length & self._inside_sector or sector & self._inside_ratio:
+            raise Refused(BlockStatus.IOERR, f"{length} bytes at {sector}: not whole sectors")
+        return sector >> self._shift
 
     def _in(self, request: Request) -> Operation:
-        sector = self._range(request)
         self.statistics.reads += 1
-        self.statistics.read_bytes += request.written - 1
-        return self.disk.read(sector, request.data)
+        self.statistics.read_bytes += request.length
+        return self._read(self._sector(request), request.data)
 
     def _out(self, request: Request) -> Operation:
-        sector = self._range(request)
         self.statistics.writes += 1
-        self.statistics.write_bytes += byte_length(request.data)
-        return self.disk.write(sector, request.data, self._fua)
+        self.statistics.write_bytes += request.length
+        return self._write(self._sector(request), request.data, self._fua)
 
     def _flush(self, request: Request) -> Operation:
         self.statistics.flushes += 1
         return self.disk.flush()
 
-    def _get_id(self, request: Request) -> None:
+    async def _get_id(self, request: Request) -> None:
         """The serial, cut to what the driver has room for."""
         self.statistics.other += 1
         rest = self._id
@@ -289,7 +290,6 @@ class BlockDevice:
             part = rest[: len(buffer)]
             buffer[: len(part)] = part
             rest = rest[len(part) :]
-        request.written = min(request.written, ID_BYTES + 1)
 
     def _discard(self, request: Request) -> Operation:
         segments = self._ranges(request, BlockFeature.DISCARD, flags=0)
@@ -328,8 +328,8 @@ class BlockDevice:
             sector, count = segment.sector >> self._shift, segment.num_sectors >> self._shift
             await operation(sector, count, bool(segment.flags & SEGMENT_UNMAP))
 
-    def _unsupported(self, request: Request) -> None:
+    def _unsupported(self, request: Request) -> Operation:
         self.statistics.other += 1
-        if request.type < 0:
+        if request.type == NO_TYPE:
             raise Refused(BlockStatus.IOERR, "a header of less than 16 bytes")
-        raise Refused(BlockStatus.UNSUPP, f"request type {request.type}")
+        raise Refused(BlockStatus.UNSUPP, "not supported")

@@ -5,24 +5,19 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from drivebay.controllers.virtio.packed import PackedQueue
 from drivebay.controllers.virtio.registers import (
     MMIO_CONFIG,
     MMIO_MAGIC,
     MMIO_VERSION,
-    DeviceStatus,
     InterruptCause,
     MmioRegisters,
-    RingFeature,
 )
-from drivebay.controllers.virtio.ring import Queue, RingAddresses, RingError
-from drivebay.controllers.virtio.split import SplitQueue
-from drivebay.controllers.virtio.transport import Device
-from drivebay.platform.interrupts import Line, Message
+from drivebay.platform.interrupts import Line
 from drivebay.platform.logs import RationedLog
 from drivebay.platform.memory import GuestMemory
+from drivebay.platform.virtio import Device, DeviceStatus, QueueSetup, RingAddresses, RingError
 
-__all__ = ["MMIO_SIZE", "MmioTransport", "make_queue"]
+__all__ = ["MMIO_SIZE", "MmioTransport"]
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +173,7 @@ class MmioTransport:
             self._start(self._queue_sel)
         elif not setup.ready and self._queue_sel in self._running:
             self._running.discard(self._queue_sel)
-            self._device.stop_queue(self._queue_sel, lambda: None, cancel=True)
+            self._device.stop_queue(self._queue_sel, lambda _: None, cancel=True)
 
     def write_QueueNotify(self, value: int) -> None:
         """There is work in queue `value`."""
@@ -218,18 +213,17 @@ class MmioTransport:
     def _start(self, index: int) -> None:
         if index in self._running:
             return
+        self._running.add(index)
         setup = self._setups[index]
         addresses = RingAddresses(setup.descriptors, setup.driver, setup.device)
         try:
-            queue = make_queue(
-                self._memory, index, setup.size, addresses, self._used, self._features
+            self._device.start_queue(
+                index, QueueSetup(self._memory, setup.size, addresses, self._used)
             )
         except RingError as error:
             self._guest_log.warning("virtio-mmio queue %d: %s", index, error)
+            self._running.discard(index)
             self.needs_reset()
-            return
-        self._running.add(index)
-        self._device.start_queue(index, queue)
 
     # -- interrupts ------------------------------------------------------------------------------
 
@@ -315,21 +309,7 @@ class MmioTransport:
         for index in running:
             self._device.stop_queue(index, self._queue_stopped, cancel=True)
 
-    def _queue_stopped(self) -> None:
+    def _queue_stopped(self, _position: int) -> None:
         self._stopping -= 1
         if not self._stopping:
             self._clear()
-
-
-def make_queue(
-    memory: GuestMemory,
-    index: int,
-    size: int,
-    addresses: RingAddresses,
-    signal: Message,
-    features: int,
-) -> Queue:
-    """The ring of the negotiated kind. Raises `RingError`."""
-    kind = PackedQueue if features >> RingFeature.RING_PACKED & 1 else SplitQueue
-    event_idx = bool(features >> RingFeature.EVENT_IDX & 1)
-    return kind(memory, index, size, addresses, signal, event_idx=event_idx)

@@ -11,16 +11,12 @@ from drivebay.controllers.virtio.ring import (
     WRITE,
     Chain,
     Queue,
-    RingAddresses,
-    RingError,
-    Tracker,
     barrier,
     gather,
     indirect_table,
     place,
 )
-from drivebay.platform.interrupts import Message
-from drivebay.platform.memory import GuestMemory
+from drivebay.platform.virtio import QueueSetup, RingError
 
 __all__ = ["PackedQueue"]
 
@@ -38,32 +34,16 @@ write_used = struct.Struct("<IH").pack_into  # len and id, at offset 8 of a desc
 
 
 class PackedQueue(Queue):
-    """A packed ring of `size` entries, 1 to 32768.
+    """A packed ring of 1 to 32768 entries. It has no tracker: see the README of this folder."""
 
-    `position` and `used_position` are where to go on, each with its wrap counter in bit 15.
-    """
-
-    def __init__(
-        self,
-        memory: GuestMemory,
-        index: int,
-        size: int,
-        addresses: RingAddresses,
-        signal: Message,
-        *,
-        event_idx: bool = False,
-        tracker: Tracker | None = None,
-        position: int = WRAP,
-        used_position: int | None = None,
-    ) -> None:
+    def __init__(self, setup: QueueSetup, *, event_idx: bool) -> None:
+        size = setup.size
         if not 0 < size <= 32768:
             raise RingError(f"a packed ring of {size} entries")
-        super().__init__(
-            memory, index, size, addresses, signal, event_idx=event_idx, tracker=tracker
-        )
-        self._next, self._next_wrap = position & ~WRAP, position >> 15 & 1
-        used = position if used_position is None else used_position
-        self._used, self._used_wrap = used & ~WRAP, used >> 15 & 1
+        super().__init__(setup, event_idx=event_idx)
+        position = WRAP | WRAP << 16 if setup.position is None else setup.position
+        self._next, self._next_wrap = position & ~WRAP & 0xFFFF, position >> 15 & 1
+        self._used, self._used_wrap = position >> 16 & ~WRAP, position >> 31 & 1
         if self._next >= size or self._used >= size:
             raise RingError(f"position {self._next} or {self._used} in a ring of {size}")
         self._slots = 0  # of the ring, held by chains in flight
@@ -81,13 +61,12 @@ class PackedQueue(Queue):
 
     @property
     def position(self) -> int:
-        """Where the next chain will be, its wrap counter in bit 15."""
-        return self._next | self._next_wrap << 15
+        """Where the next chain will be, and above it where the next used descriptor goes."""
+        return self._offset | (self._used | self._used_wrap << 15) << 16
 
     @property
-    def used_position(self) -> int:
-        """Where the next used descriptor goes, its wrap counter in bit 15."""
-        return self._used | self._used_wrap << 15
+    def _offset(self) -> int:
+        return self._next | self._next_wrap << 15
 
     def _available(self) -> bool:
         """Whether the descriptor at the next position is the driver's offer (section 2.8.1)."""
@@ -123,8 +102,6 @@ class PackedQueue(Queue):
         self._slots += slots
         self._ids.add(ident)
         self.in_flight += 1
-        if self.tracker is not None:
-            self.tracker.taken(ident)
         return chain
 
     def _indirect(self, address: int, length: int, flags: int) -> list[tuple[int, int, int, int]]:
@@ -149,8 +126,6 @@ class PackedQueue(Queue):
         self._slots -= chain.slots
         self._ids.discard(chain.head)
         self.in_flight -= 1
-        if self.tracker is not None:
-            self.tracker.pushed(chain.head)
 
     def publish(self) -> None:
         """Make what was pushed visible, and interrupt the driver if it wants that."""
@@ -160,8 +135,6 @@ class PackedQueue(Queue):
         for half, flags in reversed(self._unpublished):
             self._halves[half] = flags
         self._unpublished.clear()
-        if self.tracker is not None:
-            self.tracker.published(self.used_position)
         barrier()
         wanted = self._driver[FLAGS]
         if wanted == DESC and self.event_idx:
@@ -185,7 +158,7 @@ class PackedQueue(Queue):
     def arm(self) -> bool:
         """Ask for kicks. False if chains came meanwhile: pop again."""
         if self.event_idx:
-            self._device[OFFSET_WRAP] = self.position
+            self._device[OFFSET_WRAP] = self._offset
             barrier()
             self._device[FLAGS] = DESC
         else:

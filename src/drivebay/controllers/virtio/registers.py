@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from typing import Final
 
+from drivebay.platform.virtio import DeviceStatus
 from drivebay.wire import U8, U16, U32, U64, At, Bit, Register32, RegisterMap, Struct
 
 # -- features, by bit number ----------------------------------------------------------------------
@@ -44,17 +45,6 @@ class BlockFeature(enum.IntEnum):
 # -- the transport --------------------------------------------------------------------------------
 
 DEVICE_ID_BLOCK: Final = 2
-
-
-class DeviceStatus(Register32):
-    """The device status field, section 2.1."""
-
-    FAILED = Bit(7)  # the driver has given up
-    DEVICE_NEEDS_RESET = Bit(6)  # the device has
-    FEATURES_OK = Bit(3)  # the driver has finished choosing features
-    DRIVER_OK = Bit(2)  # the driver is set up: go
-    DRIVER = Bit(1)  # the guest knows how to drive it
-    ACKNOWLEDGE = Bit(0)  # the guest has noticed it
 
 
 class InterruptCause(Register32):

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from drivebay.controllers.virtio.registers import BlockRequest, BlockStatus, BlockType, Segment
-from drivebay.controllers.virtio.ring import Chain, RingError
+from drivebay.controllers.virtio.registers import BlockRequest, BlockStatus, Segment
+from drivebay.controllers.virtio.ring import Chain
 from drivebay.disk.contract import byte_length
+from drivebay.platform.virtio import RingError
 
-__all__ = ["Refused", "Request", "take"]
+__all__ = ["NO_TYPE", "Refused", "Request", "take"]
 
 HEADER_BYTES: Final = BlockRequest.size
+NO_TYPE: Final = -1
 read_header = BlockRequest.layout.unpack_from
 
 
@@ -27,45 +29,48 @@ class Refused(Exception):
 
 
 class Request:
-    """A parsed request: its header, its data buffers and the byte its status goes to.
+    """A parsed request: its header, its data buffers, their length, the byte for its status.
+
+    The data is what the device reads, or else what it writes; a request that has both is of no type
+    that we know, or has made its header too long.
 
     Raises `RingError` if there is no place for the status, since then nothing can be answered.
     """
 
-    __slots__ = ("chain", "data", "sector", "status", "type", "written")
+    __slots__ = ("chain", "data", "length", "sector", "status", "type")
+
+    type: int
+    sector: int
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
         readable, writable = chain.readable, chain.writable
         if not writable or not len(writable[-1]):
             raise RingError("a request without a writable byte for its status")
-        last = writable[-1]
-        self.status = last[-1:]
-        if len(last) == 1:
-            del writable[-1]
-        else:
-            writable[-1] = last[:-1]
-        self.written = 1
-        header: memoryview | bytes
+        status = writable.pop()
+        if len(status) > 1:
+            writable.append(status[:-1])
+            status = status[-1:]
+        self.status = status
         if readable and len(readable[0]) == HEADER_BYTES:
-            header = readable.pop(0)
+            self.type, _, self.sector = read_header(readable.pop(0))
         else:
             header = take(readable, HEADER_BYTES)
-        if len(header) < HEADER_BYTES:
-            self.type, self.sector, self.data = -1, 0, writable
-            return
-        self.type, _, self.sector = read_header(header)
-        if self.type == BlockType.IN or self.type == BlockType.GET_ID:
-            self.data = writable
-            self.written = byte_length(writable) + 1
-        else:
-            self.data = readable
+            whole = len(header) == HEADER_BYTES
+            self.type, _, self.sector = read_header(header) if whole else (NO_TYPE, 0, 0)
+        self.data = readable or writable
+        self.length = byte_length(self.data)
+
+    @property
+    def written(self) -> int:
+        """What the used ring says: all that the device may have written, the status included."""
+        return 1 + (self.length if self.data is self.chain.writable else 0)
 
     def segments(self, limit: int) -> list[Segment]:
         """The ranges of a DISCARD or WRITE_ZEROES. Raises `Refused`; the list is never longer than
         `limit`, whatever the guest sends.
         """
-        length = byte_length(self.data)
+        length = self.length
         if not length or length % Segment.size:
             raise Refused(BlockStatus.IOERR, f"{length} bytes of segments")
         if length > limit * Segment.size:

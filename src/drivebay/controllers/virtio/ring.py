@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Final, NamedTuple, Protocol
+from typing import Final
 
 from drivebay.controllers.virtio.registers import DescriptorFlag
-from drivebay.platform.interrupts import Message
 from drivebay.platform.memory import GuestMemory, GuestMemoryFault
+from drivebay.platform.virtio import QueueSetup, RingError
 
-__all__ = ["MAX_CHAIN", "Chain", "Queue", "RingAddresses", "RingError", "Tracker", "barrier"]
+__all__ = ["MAX_CHAIN", "Chain", "Queue", "barrier", "gather", "indirect_table", "place"]
 
 MAX_CHAIN: Final = 1024
 """Most descriptors in an indirect table. Section 2.7.5.3.1 forbids more than the queue has, but
@@ -45,20 +45,6 @@ def barrier() -> None:
     _fence.release()
 
 
-class RingError(Exception):
-    """The driver broke a rule of the ring."""
-
-
-class RingAddresses(NamedTuple):
-    """Where the three parts of a ring are, as guest physical addresses."""
-
-    descriptors: int
-    driver: int
-    """Split: the available ring. Packed: driver event suppression."""
-    device: int
-    """Split: the used ring. Packed: device event suppression."""
-
-
 class Chain:
     """The buffers of one request: first those the device reads, then those it writes.
 
@@ -77,38 +63,12 @@ class Chain:
         self.fault: GuestMemoryFault | None = None
 
 
-class Tracker(Protocol):
-    """Watches which chains are in flight, so that another process can take them over."""
-
-    def taken(self, head: int) -> None:
-        """A chain was popped."""
-
-    def pushed(self, head: int) -> None:
-        """A chain was pushed, and will be visible with the next publish."""
-
-    def published(self, used_index: int) -> None:
-        """All that was pushed is visible to the driver."""
-
-
 class Queue:
-    """A ring that a driver has set up. `signal` interrupts the driver for this queue.
+    """A ring that a driver has set up. Raises `RingError` if it cannot be where it says."""
 
-    Raises `RingError` if the ring is not in RAM or its size is wrong.
-    """
-
-    def __init__(
-        self,
-        memory: GuestMemory,
-        index: int,
-        size: int,
-        addresses: RingAddresses,
-        signal: Message,
-        *,
-        event_idx: bool = False,
-        tracker: Tracker | None = None,
-    ) -> None:
-        self.memory, self.index, self.size = memory, index, size
-        self.addresses, self.signal, self.tracker = addresses, signal, tracker
+    def __init__(self, setup: QueueSetup, *, event_idx: bool) -> None:
+        self.memory, self.size, self.addresses = setup.memory, setup.size, setup.addresses
+        self.signal, self.tracker = setup.signal, setup.tracker
         self.event_idx = event_idx
         self.in_flight = 0
         self.remap()
@@ -139,7 +99,7 @@ class Queue:
 
     @property
     def position(self) -> int:
-        """Where the driver's next chain will be (vhost-user: the vring base)."""
+        """Where the driver's next chain will be; see `platform.virtio.Stopped`."""
         raise NotImplementedError
 
 
@@ -163,25 +123,27 @@ def gather(
     readable: list[memoryview] = []
     writable: list[memoryview] = []
     chain = Chain(head, readable, writable, slots)
-    view = memory.view
+    start, size, ram = memory.window
     for address, length, flags, _ in rows:
-        buffers = readable
         if flags & WRITE:
             buffers = writable
         elif writable:
             raise RingError("a readable buffer after a writable one")
-        if length:
-            try:
-                buffers.append(view(address, length))
-            except GuestMemoryFault:
-                _append_pieces(chain, buffers, memory, address, length)
+        else:
+            buffers = readable
+        offset = address - start
+        if offset >= 0 and 0 < length <= size - offset:
+            buffers.append(ram[offset : offset + length])
+        elif length:
+            _append_pieces(chain, buffers, memory, address, length)
+            start, size, ram = memory.window
     return chain
 
 
 def _append_pieces(
     chain: Chain, buffers: list[memoryview], memory: GuestMemory, address: int, length: int
 ) -> None:
-    """The rare buffer that spans adjoining regions, or names no RAM."""
+    """A buffer in another region than the last, or over adjoining regions, or in no RAM at all."""
     try:
         buffers.extend(memory.views(address, length))
     except GuestMemoryFault as fault:

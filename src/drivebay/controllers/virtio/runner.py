@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
-from drivebay.controllers.virtio.ring import Chain, Queue, RingError
+from drivebay.controllers.virtio.ring import Chain, Queue
 from drivebay.platform.engine import Done, Engine, Task
+from drivebay.platform.virtio import RingError, Stopped
+from drivebay.suspend import Suspension
 
 __all__ = ["Runner"]
 
@@ -20,23 +23,24 @@ BATCH: Final = 16
 class Runner:
     """Runs one queue on an engine.
 
-    `serve` is called with each chain and sees to it that `finish` or `drop` is called for it, now
-    or when a coroutine it gave to `run` has ended. `broken` is called if the driver breaks a rule
-    of the ring; the queue is then left alone until it is stopped.
+    `serve` is called with the runner and each chain, and sees to it that `finish` or `drop` is
+    called for it, now or when an operation it gave to `park` has ended. `broken` is called if the
+    driver breaks a rule of the ring; the queue is then left alone until it is stopped.
     """
 
     def __init__(
         self,
         engine: Engine,
         queue: Queue,
-        serve: Callable[[Chain], None],
+        serve: Callable[[Runner, Chain], None],
         broken: Callable[[RingError], None],
     ) -> None:
         self.queue = queue
-        self._engine, self._serve, self._broken = engine, serve, broken
+        self._engine, self._broken = engine, broken
+        self._serve = partial(serve, self)
         self._tasks: dict[int, Task] = {}
         self._draining = self._publishing = self._closed = False
-        self._stopped: Callable[[], None] | None = None
+        self._stopped: Stopped | None = None
 
     # -- serving ---------------------------------------------------------------------------------
 
@@ -67,11 +71,15 @@ class Runner:
         finally:
             self._draining = False
 
-    def run(self, head: int, coroutine: Coroutine[Any, Any, Any], done: Done) -> None:
-        """Run the operation of the chain `head`; `done` ends it with `finish` or `drop`."""
-        task = self._engine.start(coroutine, done)
-        if task is not None:
-            self._tasks[head] = task
+    def park(
+        self,
+        head: int,
+        operation: Coroutine[Any, Any, Any],
+        suspension: Suspension[Any],
+        done: Done,
+    ) -> None:
+        """The operation of the chain `head` must wait; `done` ends it with `finish` or `drop`."""
+        self._tasks[head] = Task(self._engine, operation, done, suspension)
 
     def finish(self, chain: Chain, written: int) -> None:
         """Give a chain back to the driver."""
@@ -108,7 +116,7 @@ class Runner:
         except RingError as error:
             self._fail(error)
 
-    def stop(self, stopped: Callable[[], None], *, cancel: bool) -> None:
+    def stop(self, stopped: Stopped, *, cancel: bool) -> None:
         """Serve no more; call `stopped` when nothing is in flight."""
         self._closed = True
         self._stopped = stopped
@@ -121,4 +129,4 @@ class Runner:
         if not self._tasks and self._stopped is not None:
             stopped, self._stopped = self._stopped, None
             self._publish()
-            stopped()
+            stopped(self.queue.position)

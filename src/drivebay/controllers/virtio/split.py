@@ -9,16 +9,12 @@ from drivebay.controllers.virtio.ring import (
     NEXT,
     Chain,
     Queue,
-    RingAddresses,
-    RingError,
-    Tracker,
     barrier,
     gather,
     indirect_table,
     place,
 )
-from drivebay.platform.interrupts import Message
-from drivebay.platform.memory import GuestMemory
+from drivebay.platform.virtio import QueueSetup, RingError
 
 __all__ = ["SplitQueue"]
 
@@ -31,36 +27,25 @@ NO_INTERRUPT = int(AvailFlag.NO_INTERRUPT)
 
 
 class SplitQueue(Queue):
-    """A split ring of `size` entries, a power of two up to 32768.
+    """A split ring, of a power of two of entries up to 32768.
 
-    `position` is where to go on in the available ring, and `resubmit` the heads that a process
-    before this one had popped and not pushed: they come first.
+    With a tracker, the heads that an earlier process had popped and not given back come first.
     """
 
-    def __init__(
-        self,
-        memory: GuestMemory,
-        index: int,
-        size: int,
-        addresses: RingAddresses,
-        signal: Message,
-        *,
-        event_idx: bool = False,
-        tracker: Tracker | None = None,
-        position: int = 0,
-        resubmit: list[int] | None = None,
-    ) -> None:
+    def __init__(self, setup: QueueSetup, *, event_idx: bool) -> None:
+        size = setup.size
         if not 0 < size <= 32768 or size & (size - 1):
             raise RingError(f"a split ring of {size} entries")
         self._mask = size - 1
         self._taken = bytearray(size)  # heads in flight: a driver may not offer one twice
-        super().__init__(
-            memory, index, size, addresses, signal, event_idx=event_idx, tracker=tracker
-        )
-        self._resubmit = list(resubmit or ())
-        self._popped = position & 0xFFFF  # all indices run freely modulo 2^16
-        self._offered = self._popped  # avail.idx when last read
+        super().__init__(setup, event_idx=event_idx)
+        self._resubmit: list[int] = []
         self._pushed = self._published = self._used[IDX]
+        self._popped = (setup.position or 0) & 0xFFFF  # indices run freely, modulo 2^16
+        if self.tracker is not None:
+            self._resubmit = self.tracker.recover(self._published)
+            self._popped = (self._published + len(self._resubmit)) & 0xFFFF
+        self._offered = self._popped  # avail.idx when last read
 
     def remap(self) -> None:
         """Find the three parts of the ring in guest memory."""

@@ -1,0 +1,562 @@
+"""One front end's session: what it has set up, and the device's queues that follow from it.
+
+Sans-IO: messages come in by `handle`, answers go out by the `send` it was given. A message may end
+only when the disk has: while `busy`, the next one must wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Final, Protocol, TypeVar
+
+from drivebay.hosts.vhost_user.codec import Message, PeerError, backend_request, reply
+from drivebay.hosts.vhost_user.inflight import InflightArea
+from drivebay.hosts.vhost_user.memory import MAX_SLOTS, SharedMemory
+from drivebay.hosts.vhost_user.messages import (
+    MAX_CONFIG,
+    NO_FD,
+    PROTOCOL_FEATURES,
+    BackendRequest,
+    ConfigHeader,
+    Inflight,
+    MemoryRegion,
+    MemoryTable,
+    Number,
+    ProtocolFeature,
+    Request,
+    SingleRegion,
+    VringAddress,
+    VringState,
+)
+from drivebay.platform.engine import Engine
+from drivebay.platform.virtio import Device, DeviceStatus, QueueSetup, RingAddresses, RingError
+from drivebay.wire import Struct
+
+__all__ = ["Send", "Session"]
+
+log = logging.getLogger(__name__)
+
+OFFERED: Final = sum(
+    1 << feature
+    for feature in (
+        ProtocolFeature.MQ,
+        ProtocolFeature.REPLY_ACK,
+        ProtocolFeature.BACKEND_REQ,
+        ProtocolFeature.CONFIG,
+        ProtocolFeature.INFLIGHT_SHMFD,
+        ProtocolFeature.RESET_DEVICE,
+        ProtocolFeature.CONFIGURE_MEM_SLOTS,
+        ProtocolFeature.STATUS,
+    )
+)
+
+DONE: Final = 0  # what REPLY_ACK says; a failure closes the connection
+
+S = TypeVar("S", bound=Struct)
+
+
+class Send(Protocol):
+    """Sends bytes, and perhaps a descriptor with them, to the front end."""
+
+    def __call__(self, data: bytes, fd: int | None = None) -> None:
+        """Send them."""
+
+
+class _Vring:
+    """A ring as the front end has set it up so far."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.size = 0
+        self.position: int | None = None
+        self.address: VringAddress | None = None
+        self.kick = self.call = self.err = -1
+        self.enabled = self.running = False
+
+    def signal(self) -> None:
+        """Interrupt the driver."""
+        _notify(self.call)
+
+    def replace(self, name: str, fd: int) -> None:
+        """Put a new descriptor in the place of the one called `name`."""
+        old = getattr(self, name)
+        setattr(self, name, fd)
+        if old >= 0:
+            os.close(old)
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        for name in ("kick", "call", "err"):
+            self.replace(name, -1)
+
+
+def _notify(eventfd: int) -> None:
+    if eventfd >= 0:
+        try:
+            os.eventfd_write(eventfd, 1)
+        except BlockingIOError:  # the counter is full: the front end has plenty to read
+            pass
+        except OSError as error:
+            log.warning("vhost-user: cannot notify the front end: %s", error)
+
+
+class Session:
+    """A front end's connection to `device`.
+
+    `resumed` is called each time a message that had to wait has ended.
+    """
+
+    def __init__(
+        self, device: Device, engine: Engine, send: Send, resumed: Callable[[], None]
+    ) -> None:
+        self._device, self._engine, self._send, self._resumed = device, engine, send, resumed
+        self._memory = SharedMemory()
+        self._vrings = [_Vring(index) for index in range(len(device.queue_sizes))]
+        self._features = self._protocol_features = self._status = 0
+        self._inflight: InflightArea | None = None
+        self._backend_channel = -1
+        self._waiting = 0  # rings that are being stopped
+        self._unfinished: Callable[[], None] | None = None  # what is left to do when they have
+        self.messages = 0
+        device.attach(self)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the last message still waits for the disk."""
+        return self._waiting > 0
+
+    def _agreed(self, feature: ProtocolFeature) -> bool:
+        return bool(self._protocol_features >> feature & 1)
+
+    # -- messages --------------------------------------------------------------------------------
+
+    def handle(self, message: Message) -> None:
+        """Do what a message asks. Raises `PeerError` if it is against the protocol."""
+        self.messages += 1
+        handler = _HANDLERS.get(message.request)
+        if handler is None:
+            message.close_fds()
+            raise PeerError(f"{message.name} is not supported")
+        if message.request not in _TAKES_FDS:
+            message.close_fds()
+            if message.fds:
+                raise PeerError(f"{message.name} with {len(message.fds)} descriptors")
+        log.debug("vhost-user: %s %s", message.name, message.payload.hex())
+        handler(self, message)
+        self._when_idle(partial(self._acknowledge, message))
+
+    def _when_idle(self, finish: Callable[[], None]) -> None:
+        if self.busy:
+            self._unfinished = finish
+        else:
+            finish()
+
+    def _acknowledge(self, message: Message) -> None:
+        wanted = message.flags.NEED_REPLY and message.request not in _ANSWERED
+        if wanted and self._agreed(ProtocolFeature.REPLY_ACK):
+            self._answer(message, Number(DONE))
+
+    def _answer(self, message: Message, payload: Struct, fd: int | None = None) -> None:
+        self._send(reply(message, payload.pack()), fd)
+
+    def get_features(self, message: Message) -> None:
+        """GET_FEATURES."""
+        self._answer(message, Number(self._device.features | 1 << PROTOCOL_FEATURES))
+
+    def set_features(self, message: Message) -> None:
+        """SET_FEATURES."""
+        features = _number(message) & ~(1 << PROTOCOL_FEATURES)
+        if features & ~self._device.features:
+            raise PeerError(f"features {features:#x} were not offered")
+        self._features = _number(message)
+        self._device.set_features(features)
+
+    def get_protocol_features(self, message: Message) -> None:
+        """GET_PROTOCOL_FEATURES."""
+        self._answer(message, Number(OFFERED))
+
+    def set_protocol_features(self, message: Message) -> None:
+        """SET_PROTOCOL_FEATURES."""
+        features = _number(message)
+        if features & ~OFFERED:
+            raise PeerError(f"protocol features {features:#x} were not offered")
+        self._protocol_features = features
+
+    def ignore(self, message: Message) -> None:
+        """SET_OWNER and the like: nothing to do."""
+
+    def get_queue_num(self, message: Message) -> None:
+        """GET_QUEUE_NUM."""
+        self._answer(message, Number(len(self._vrings)))
+
+    # -- memory ----------------------------------------------------------------------------------
+
+    def set_mem_table(self, message: Message) -> None:
+        """SET_MEM_TABLE."""
+        try:
+            head = _unpack(MemoryTable, message, exact=False)
+            if len(message.payload) != MemoryTable.size + head.count * MemoryRegion.size:
+                raise PeerError(f"SET_MEM_TABLE: {head.count} regions do not fill it")
+            regions = [
+                MemoryRegion.unpack(message.payload, MemoryTable.size + n * MemoryRegion.size)
+                for n in range(head.count)
+            ]
+            self._memory.replace(regions, message.fds)
+        finally:
+            message.close_fds()
+        self._device.remap()
+
+    def get_max_mem_slots(self, message: Message) -> None:
+        """GET_MAX_MEM_SLOTS."""
+        self._answer(message, Number(MAX_SLOTS))
+
+    def add_mem_reg(self, message: Message) -> None:
+        """ADD_MEM_REG."""
+        try:
+            region = _region(message)
+            if len(message.fds) != 1:
+                raise PeerError(f"ADD_MEM_REG with {len(message.fds)} descriptors")
+            self._memory.add(region, message.fds[0])
+        finally:
+            message.close_fds()
+
+    def rem_mem_reg(self, message: Message) -> None:
+        """REM_MEM_REG. Some front ends send the descriptor again."""
+        message.close_fds()
+        self._memory.remove(_region(message))
+        self._device.remap()
+
+    # -- rings -----------------------------------------------------------------------------------
+
+    def _vring(self, index: int) -> _Vring:
+        if index >= len(self._vrings):
+            raise PeerError(f"ring {index} of a device with {len(self._vrings)}")
+        return self._vrings[index]
+
+    def _resting(self, index: int, what: str) -> _Vring:
+        vring = self._vring(index)
+        if vring.running:
+            raise PeerError(f"{what} of ring {index} while it runs")
+        return vring
+
+    def set_vring_num(self, message: Message) -> None:
+        """SET_VRING_NUM."""
+        state = _unpack(VringState, message)
+        vring = self._resting(state.index, message.name)
+        if not 0 < state.value <= 32768:
+            raise PeerError(f"ring {state.index} of {state.value} entries")
+        vring.size = state.value
+
+    def set_vring_base(self, message: Message) -> None:
+        """SET_VRING_BASE."""
+        state = _unpack(VringState, message)
+        self._resting(state.index, message.name).position = state.value
+
+    def set_vring_addr(self, message: Message) -> None:
+        """SET_VRING_ADDR."""
+        address = _unpack(VringAddress, message)
+        self._resting(address.index, message.name).address = address
+
+    def set_vring_kick(self, message: Message) -> None:
+        """SET_VRING_KICK: the ring may run."""
+        vring, fd = self._ring_fd(message)
+        if vring.running:
+            self._engine.unwatch(vring.kick)
+        vring.replace("kick", fd)
+        if vring.running:
+            self._watch(vring)
+        self._start(vring)
+
+    def set_vring_call(self, message: Message) -> None:
+        """SET_VRING_CALL."""
+        vring, fd = self._ring_fd(message)
+        vring.replace("call", fd)
+        if vring.running:
+            vring.signal()  # what was to be said may have gone to the old one
+
+    def set_vring_err(self, message: Message) -> None:
+        """SET_VRING_ERR."""
+        vring, fd = self._ring_fd(message)
+        vring.replace("err", fd)
+
+    def _ring_fd(self, message: Message) -> tuple[_Vring, int]:
+        """The ring a descriptor is for, and the descriptor, or -1 where none comes."""
+        try:
+            value = _number(message)
+            vring = self._vring(value & 0xFF)
+            expected = 0 if value & NO_FD else 1
+            if len(message.fds) != expected:
+                raise PeerError(
+                    f"{message.name} with {len(message.fds)} descriptors, not {expected}"
+                )
+        except PeerError:
+            message.close_fds()
+            raise
+        return vring, message.fds[0] if expected else -1
+
+    def set_vring_enable(self, message: Message) -> None:
+        """SET_VRING_ENABLE."""
+        state = _unpack(VringState, message)
+        vring = self._vring(state.index)
+        vring.enabled = bool(state.value)
+        if vring.enabled:
+            self._start(vring)
+        elif vring.running:
+            self._stop(vring, cancel=False)
+
+    def _start(self, vring: _Vring) -> None:
+        """Run a ring when all is said that must be: a kick descriptor, and that it is enabled."""
+        enabled = vring.enabled or not self._features >> PROTOCOL_FEATURES & 1
+        if vring.running or vring.kick < 0 or not enabled:
+            return
+        if vring.address is None or not vring.size:
+            raise PeerError(f"ring {vring.index} is started before it is set up")
+        address, guest = vring.address, self._memory.guest_address
+        setup = QueueSetup(
+            memory=self._memory.guest,
+            size=vring.size,
+            addresses=RingAddresses(
+                guest(address.descriptors), guest(address.available), guest(address.used)
+            ),
+            signal=vring.signal,
+            position=vring.position,
+            tracker=self._inflight.tracker(vring.index, vring.size) if self._inflight else None,
+        )
+        vring.running = True
+        try:
+            self._device.start_queue(vring.index, setup)
+        except RingError as error:
+            vring.running = False
+            log.warning("vhost-user: ring %d: %s", vring.index, error)
+            self.needs_reset()
+            return
+        self._watch(vring)
+
+    def _watch(self, vring: _Vring) -> None:
+        """Kicks are counted by the eventfd, and never read: an edge for each is what we need."""
+        if vring.kick >= 0:
+            self._engine.watch(vring.kick, partial(self._device.kick, vring.index), edge=True)
+
+    def get_vring_base(self, message: Message) -> None:
+        """GET_VRING_BASE: stop the ring, and say where the next chain will be."""
+        state = _unpack(VringState, message)
+        vring = self._vring(state.index)
+        tell = partial(self._tell_base, vring, message)
+        if vring.running:
+            self._stop(vring, cancel=False, then=tell)
+        else:
+            tell()
+
+    def _stop(self, vring: _Vring, *, cancel: bool, then: Callable[[], None] | None = None) -> None:
+        vring.running = False
+        self._engine.unwatch(vring.kick)
+        self._waiting += 1
+        self._device.stop_queue(vring.index, partial(self._stopped, vring, then), cancel=cancel)
+
+    def _stopped(self, vring: _Vring, then: Callable[[], None] | None, position: int) -> None:
+        vring.position = position
+        if then is not None:
+            then()
+        self._waiting -= 1
+        if not self.busy and self._unfinished is not None:
+            self._engine.later(self._finish)
+
+    def _finish(self) -> None:
+        if self._unfinished is not None:
+            finish, self._unfinished = self._unfinished, None
+            finish()
+            self._resumed()
+
+    def _stop_all(self) -> None:
+        for vring in self._vrings:
+            if vring.running:
+                self._stop(vring, cancel=True)
+
+    def _tell_base(self, vring: _Vring, message: Message) -> None:
+        vring.close()
+        self._answer(message, VringState(vring.index, vring.position or 0))
+
+    # -- the device ------------------------------------------------------------------------------
+
+    def get_config(self, message: Message) -> None:
+        """GET_CONFIG: as many bytes as were asked for, zeroes behind the end."""
+        head = _unpack(ConfigHeader, message, exact=False)
+        if head.offset + head.length > MAX_CONFIG:
+            raise PeerError(f"configuration bytes {head.offset}+{head.length}")
+        config = self._device.read_config()[head.offset : head.offset + head.length]
+        self._send(reply(message, head.pack() + config.ljust(head.length, b"\0")))
+
+    def set_config(self, message: Message) -> None:
+        """SET_CONFIG."""
+        head = _unpack(ConfigHeader, message, exact=False)
+        data = message.payload[ConfigHeader.size :]
+        if head.offset + head.length > MAX_CONFIG or len(data) != head.length:
+            raise PeerError(f"configuration bytes {head.offset}+{head.length}")
+        self._device.write_config(head.offset, data)
+
+    def set_backend_req_fd(self, message: Message) -> None:
+        """SET_BACKEND_REQ_FD: the way to tell the front end of a change."""
+        if len(message.fds) != 1:
+            message.close_fds()
+            raise PeerError(f"SET_BACKEND_REQ_FD with {len(message.fds)} descriptors")
+        self._close_backend_channel()
+        self._backend_channel = message.fds[0]
+
+    def _close_backend_channel(self) -> None:
+        if self._backend_channel >= 0:
+            os.close(self._backend_channel)
+        self._backend_channel = -1
+
+    def get_inflight_fd(self, message: Message) -> None:
+        """GET_INFLIGHT_FD: a fresh area, that the front end keeps for the next server."""
+        asked = _unpack(Inflight, message)
+        if not 0 < asked.num_queues <= len(self._vrings) or not 0 < asked.queue_size <= 32768:
+            raise PeerError(f"in-flight area of {asked.num_queues} queues of {asked.queue_size}")
+        fd, shape = InflightArea.create(asked.num_queues, asked.queue_size)
+        try:
+            self._answer(message, shape, fd)
+        finally:
+            os.close(fd)
+
+    def set_inflight_fd(self, message: Message) -> None:
+        """SET_INFLIGHT_FD."""
+        try:
+            shape = _unpack(Inflight, message)
+            if len(message.fds) != 1:
+                raise PeerError(f"SET_INFLIGHT_FD with {len(message.fds)} descriptors")
+            self._inflight = InflightArea(message.fds[0], shape)
+        finally:
+            message.close_fds()
+
+    def set_status(self, message: Message) -> None:
+        """SET_STATUS: zero is a reset."""
+        self._status = _number(message) & 0xFF
+        if self._status == 0:
+            self._reset()
+
+    def get_status(self, message: Message) -> None:
+        """GET_STATUS."""
+        self._answer(message, Number(self._status))
+
+    def reset_device(self, message: Message) -> None:
+        """RESET_DEVICE and RESET_OWNER."""
+        self._status = 0
+        for vring in self._vrings:
+            vring.enabled = False
+        self._reset()
+
+    def _reset(self) -> None:
+        """The driver has forgotten its requests, and so must whoever comes after us."""
+        self._inflight = None
+        self._stop_all()
+
+    # -- what the device asks of its transport ---------------------------------------------------
+
+    def config_changed(self) -> None:
+        """The configuration space has new contents."""
+        if self._backend_channel < 0:
+            return
+        try:
+            os.write(self._backend_channel, backend_request(BackendRequest.CONFIG_CHANGE_MSG))
+        except OSError as error:
+            log.warning("vhost-user: the front end takes no configuration change: %s", error)
+
+    def needs_reset(self) -> None:
+        """The driver broke the rules of a ring."""
+        self._status |= DeviceStatus.DEVICE_NEEDS_RESET
+        for vring in self._vrings:
+            _notify(vring.err)
+
+    def close(self) -> None:
+        """The front end is gone. `busy` until nothing of its is in flight."""
+        self._unfinished = None
+        self._stop_all()
+        self._when_idle(lambda: None)
+        for vring in self._vrings:
+            vring.close()
+        self._close_backend_channel()
+        self._device.attach(None)
+
+    def forget(self) -> None:
+        """Let go of the front end's memory, now that nothing touches it any more."""
+        self._memory.forget()
+        self._inflight = None
+
+
+def _unpack(kind: type[S], message: Message, *, exact: bool = True) -> S:
+    size = len(message.payload)
+    if size < kind.size or (exact and size != kind.size):
+        raise PeerError(f"{message.name} with {size} bytes, expected {kind.size}")
+    return kind.unpack(message.payload)
+
+
+def _number(message: Message) -> int:
+    return _unpack(Number, message).value
+
+
+def _region(message: Message) -> MemoryRegion:
+    single = _unpack(SingleRegion, message)
+    return MemoryRegion(
+        single.guest_address, single.length, single.user_address, single.mmap_offset
+    )
+
+
+_HANDLERS: Final[dict[int, Callable[[Session, Message], None]]] = {
+    Request.GET_FEATURES: Session.get_features,
+    Request.SET_FEATURES: Session.set_features,
+    Request.SET_OWNER: Session.ignore,
+    Request.RESET_OWNER: Session.reset_device,
+    Request.SET_MEM_TABLE: Session.set_mem_table,
+    Request.SET_VRING_NUM: Session.set_vring_num,
+    Request.SET_VRING_ADDR: Session.set_vring_addr,
+    Request.SET_VRING_BASE: Session.set_vring_base,
+    Request.GET_VRING_BASE: Session.get_vring_base,
+    Request.SET_VRING_KICK: Session.set_vring_kick,
+    Request.SET_VRING_CALL: Session.set_vring_call,
+    Request.SET_VRING_ERR: Session.set_vring_err,
+    Request.GET_PROTOCOL_FEATURES: Session.get_protocol_features,
+    Request.SET_PROTOCOL_FEATURES: Session.set_protocol_features,
+    Request.GET_QUEUE_NUM: Session.get_queue_num,
+    Request.SET_VRING_ENABLE: Session.set_vring_enable,
+    Request.SET_BACKEND_REQ_FD: Session.set_backend_req_fd,
+    Request.GET_CONFIG: Session.get_config,
+    Request.SET_CONFIG: Session.set_config,
+    Request.GET_INFLIGHT_FD: Session.get_inflight_fd,
+    Request.SET_INFLIGHT_FD: Session.set_inflight_fd,
+    Request.RESET_DEVICE: Session.reset_device,
+    Request.GET_MAX_MEM_SLOTS: Session.get_max_mem_slots,
+    Request.ADD_MEM_REG: Session.add_mem_reg,
+    Request.REM_MEM_REG: Session.rem_mem_reg,
+    Request.SET_STATUS: Session.set_status,
+    Request.GET_STATUS: Session.get_status,
+}
+
+_TAKES_FDS: Final = frozenset(
+    {
+        Request.SET_MEM_TABLE,
+        Request.SET_VRING_KICK,
+        Request.SET_VRING_CALL,
+        Request.SET_VRING_ERR,
+        Request.SET_BACKEND_REQ_FD,
+        Request.SET_INFLIGHT_FD,
+        Request.ADD_MEM_REG,
+        Request.REM_MEM_REG,
+    }
+)
+
+_ANSWERED: Final = frozenset(
+    {
+        Request.GET_FEATURES,
+        Request.GET_PROTOCOL_FEATURES,
+        Request.GET_QUEUE_NUM,
+        Request.GET_VRING_BASE,
+        Request.GET_CONFIG,
+        Request.GET_INFLIGHT_FD,
+        Request.GET_MAX_MEM_SLOTS,
+        Request.GET_STATUS,
+    }
+)
+"""Requests whose answer is their acknowledgement."""
