@@ -242,7 +242,7 @@ class FdDisk(Disk):
         """Make completed writes stable. Once it has failed it fails until the disk is reopened:
         the kernel has dropped the pages it could not write, and nobody can say which they were.
         """
-        if self._syncs:
+        if self._syncs and not self._write_through:
             await Blocking(partial(self._sync, self._syncs_begun))
 
     def _sync(self, begun: int) -> None:
