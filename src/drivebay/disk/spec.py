@@ -27,6 +27,7 @@ __all__ = [
     "Option",
     "Scanner",
     "SpecError",
+    "forms",
     "known_kinds",
     "open_disk",
     "parse",
@@ -70,6 +71,11 @@ def known_kinds() -> list[str]:
     from importlib.metadata import entry_points
 
     return sorted({*_kinds, *entry_points(group=ENTRY_POINTS).names})
+
+
+def forms() -> list[str]:
+    """How each kind that is registered is written, as in ``mem:SIZE[;sector=N]``."""
+    return [kind.form for kind in _kinds.values()]
 
 
 def _find(name: str) -> Kind | None:
