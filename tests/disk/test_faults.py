@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from drivebay.disk.backends import fd as fd_module
-from drivebay.disk.backends.file import CACHE_MODES, FileDisk
+from drivebay.disk.backends.file import FileDisk
 from drivebay.disk.errors import DiskError, IoError, Medium, MediumError, MemoryAccess, NoSpace
 from drivebay.suspend import run
 from tests.disk.support import Stepped, fill, get, noise, put, view
@@ -93,7 +93,7 @@ def resize(disk: FileDisk) -> bytes:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("cache", CACHE_MODES)
+@pytest.mark.parametrize("cache", ["writeback", "none", "writethrough"])
 @pytest.mark.parametrize(
     "operation",
     [read, write, write_fua, flush, unmap, write_zeroes, resize],
@@ -178,10 +178,13 @@ def test_a_flush_that_failed_never_succeeds_until_the_disk_is_reopened(tmp_path:
     put(disk, 0, noise(512))
     with pytest.MonkeyPatch.context() as patch:
         Fault(patch, "fdatasync", "EIO", 1)
+        told = []
         for _ in range(3):
-            with pytest.raises(IoError):
+            with pytest.raises(IoError) as caught:
                 run(disk.flush())
+            told.append(caught.value)
             put(disk, 0, noise(512))
+        assert len(set(map(id, told))) == 3, "one error raised again and again grows"
     with pytest.raises(IoError):
         run(disk.flush())
     disk.close()

@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from drivebay.disk.contract import Buffers
 
-__all__ = ["ZEROES", "cut", "gather", "scatter", "zero"]
+__all__ = ["ZEROES", "aligned", "cut", "gather", "scatter", "zero"]
 
-ZEROES: Final = memoryview(mmap.mmap(-1, 1 << 20, prot=mmap.PROT_READ))
-"""A page-aligned mebibyte of zeroes that takes no memory: nothing has ever written to it."""
+
+def aligned(size: int) -> memoryview:
+    """`size` bytes, at least one, of fresh zeroed memory at the start of a page."""
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+ZEROES: Final = aligned(1 << 20).toreadonly()
+"""A mebibyte of zeroes that takes no memory: nothing has ever written to it."""
 
 
 def cut(buffers: Buffers, start: int, stop: int) -> list[memoryview]:

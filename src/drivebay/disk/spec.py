@@ -7,7 +7,6 @@ whose name is the kind and whose object is a `Kind`. ``docs/disks.md`` is the re
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -103,6 +102,8 @@ def _disk(scanner: Scanner) -> Node:
         kind = found
         scanner.position += len(name) + 1
     else:
+        import difflib
+
         near = difflib.get_close_matches(name, known_kinds(), 1)
         guess = f"did you mean {near[0]}:? " if near else ""
         raise scanner.error("a kind of disk", hint=f"{guess}{_kinds_hint()}")

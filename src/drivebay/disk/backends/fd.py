@@ -8,16 +8,16 @@ kernel says that it would.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from drivebay.disk.backends.linux import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
-from drivebay.disk.buffers import ZEROES, cut, gather, scatter
+from drivebay.disk.backends.transfer import IOV_MAX, Call, move, read_bounced, write_bounced
+from drivebay.disk.buffers import ZEROES
 from drivebay.disk.contract import MAX_BYTES, MAX_SECTOR_SIZE, Buffers, Disk, Unmap
 from drivebay.disk.errors import (
     DiskError,
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FdDisk", "check_size"]
 
-IOV_MAX: Final = 1024
-BOUNCE: Final = 1 << 20
 NOT_SUPPORTED: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 # A buffered write is a copy into the page cache, 1 to 5 us, until the kernel makes the writer wait
@@ -51,10 +49,10 @@ PAUSE: Final = 0.05
 class FdDisk(Disk):
     """The first `size` bytes of `fd`, which it owns.
 
-    `name` is what errors call it. `inline` says that reads and writes may be tried on the engine's
-    thread; `memory` that they cannot block there at all; `direct` that the fd is open with O_DIRECT
-    and may ask for aligned buffers. With `write_through` every write is stable when it completes;
-    without `syncs` none ever needs to be.
+    `name` is what errors call it. `memory` says that reads and writes never wait for a medium;
+    `direct` that the fd is open with O_DIRECT, which waits for it always and may ask for aligned
+    buffers. Without `write_cache` every write is stable when it completes; without `syncs` nothing
+    is ever done to make one so.
 
     Raises `DiskOpenError` if the sizes make no disk, and `OSError`.
     """
@@ -68,10 +66,9 @@ class FdDisk(Disk):
         sector_size: int = 512,
         block_size: int = 4096,
         read_only: bool = False,
-        inline: bool = True,
         memory: bool = False,
         direct: bool = False,
-        write_through: bool = False,
+        write_cache: bool = True,
         syncs: bool = True,
         can_punch: bool = True,
     ) -> None:
@@ -87,13 +84,13 @@ class FdDisk(Disk):
 
         self._memory = memory
         self._direct = direct
-        self._inline_reads = self._inline_writes = inline and not direct
-        self._inline_writes &= not write_through
+        self._syncs = syncs and not read_only
+        self._write_through = self._syncs and not write_cache
+        self.volatile_cache = write_cache
+        self._inline_reads = not direct
+        self._inline_writes = not direct and not self._write_through
         self._read_flags = self._write_flags = 0 if memory or direct else os.RWF_NOWAIT
         self._write_pause = 0.0  # writes go to workers until then
-        self._write_through = write_through
-        self._syncs = syncs and not read_only
-        self.volatile_cache = not write_through and not (memory and not syncs)
 
         self._can_punch = can_punch
         self._can_zero_range = not memory
@@ -102,7 +99,7 @@ class FdDisk(Disk):
 
         self._sync_lock = threading.Lock()
         self._syncs_begun = 0
-        self._lost: DiskError | None = None
+        self._lost: OSError | None = None
         self._sync_fd = self._own_error_cursor() if self._syncs else -1
         self._changing = 0  # changes under way on worker threads
         self._resizing = False
@@ -129,31 +126,23 @@ class FdDisk(Disk):
             await Blocking(partial(self._read_rest, offset, buffers, done, length))
 
     def _read_rest(self, offset: int, buffers: Buffers, done: int, length: int) -> None:
-        move = partial(os.preadv, self._fd)
         try:
-            done = _move(move, offset, buffers, done, length)
+            done = self._move(partial(os.preadv, self._fd), offset, buffers, done, length)
         except OSError as error:
-            if not self._wants_alignment(error):
-                raise self._failed(error, "read") from error
-            done = self._read_bounced(offset, buffers, length)
+            raise self._failed(error, "read") from error
         if done < length:  # the file was truncated behind our back
             self.check_range(offset >> self._shift, length >> self._shift)
             raise MediumError(Medium.UNRECOVERED_READ, (offset + done) >> self._shift)
 
-    def _read_bounced(self, offset: int, buffers: Buffers, length: int) -> int:
-        bounce = memoryview(mmap.mmap(-1, min(length, BOUNCE)))
-        done = 0
+    def _move(
+        self, call: Call, offset: int, buffers: Buffers, done: int, length: int, write: bool = False
+    ) -> int:
         try:
-            while done < length:
-                part = [bounce[: length - done]]
-                moved = os.preadv(self._fd, part, offset + done)
-                if moved == 0:
-                    break
-                scatter(cut(buffers, done, done + moved), bounce[:moved])
-                done += moved
+            return move(call, offset, buffers, done, length)
         except OSError as error:
-            raise self._failed(error, "read") from error
-        return done
+            if not (self._direct and error.errno == errno.EINVAL):
+                raise
+        return (write_bounced if write else read_bounced)(call, offset, buffers, length)
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -166,7 +155,7 @@ class FdDisk(Disk):
         if self.read_only:
             raise ReadOnly(self._name)
         done = 0
-        stable = (fua or self._write_through) and self._syncs
+        stable = self._write_through or (fua and self._syncs)
         if self._inline_writes and not stable:
             try:
                 if self._memory:
@@ -194,8 +183,12 @@ class FdDisk(Disk):
         self, offset: int, buffers: Buffers, done: int, length: int, stable: bool
     ) -> None:
         flags = os.RWF_DSYNC if stable else 0
+
+        def call(part: Buffers, at: int) -> int:
+            return os.pwritev(self._fd, part, at, flags)
+
         try:
-            done = self._write_or_bounce(offset, buffers, done, length, flags)
+            done = self._move(call, offset, buffers, done, length, write=True)
         except OSError as error:
             if not (stable and error.errno in NOT_SUPPORTED):
                 raise self._failed(error, "write") from error
@@ -204,26 +197,6 @@ class FdDisk(Disk):
             return
         if done < length:
             raise IoError(errno.EIO, f"write {self._name}")
-
-    def _write_or_bounce(
-        self, offset: int, buffers: Buffers, done: int, length: int, flags: int
-    ) -> int:
-        def move(part: Buffers, at: int) -> int:
-            return os.pwritev(self._fd, part, at, flags)
-
-        try:
-            return _move(move, offset, buffers, done, length)
-        except OSError as error:
-            if not self._wants_alignment(error):
-                raise
-        bounce = memoryview(mmap.mmap(-1, min(length, BOUNCE)))
-        for start in range(0, length, BOUNCE):
-            part = cut(buffers, start, start + BOUNCE)
-            gather(part, bounce)
-            size = min(BOUNCE, length - start)
-            if (moved := _move(move, offset + start, [bounce[:size]], 0, size)) < size:
-                return start + moved
-        return length
 
     async def _change(self, call: Callable[[], None]) -> None:
         """Change the file on a worker; a resize waits until nobody does."""
@@ -256,9 +229,9 @@ class FdDisk(Disk):
                 try:
                     os.fdatasync(self._sync_fd)
                 except OSError as error:
-                    self._lost = self._failed(error, "flush")
+                    self._lost = error
             if self._lost is not None:
-                raise self._lost
+                raise self._failed(self._lost, "flush") from self._lost
 
     def _own_error_cursor(self) -> int:
         # The kernel reports a failed write-back once to each open file description. With one of
@@ -292,7 +265,7 @@ class FdDisk(Disk):
             fallocate(self._fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
         except OSError as error:
             raise self._failed(error, "unmap") from error
-        if self._write_through and self._syncs:
+        if self._write_through:
             self._sync(self._syncs_begun)
 
     def _zero(self, offset: int, length: int, fua: bool, unmap: bool) -> None:
@@ -303,7 +276,7 @@ class FdDisk(Disk):
             for start in range(offset, offset + length, chunk):
                 size = min(chunk, offset + length - start)
                 self._write_rest(start, _zero_buffers(size), 0, size, stable=False)
-        if (fua or self._write_through) and self._syncs:
+        if self._write_through or (fua and self._syncs):
             self._sync(self._syncs_begun)
 
     def _zeroed_range(self, offset: int, length: int) -> bool:
@@ -387,9 +360,6 @@ class FdDisk(Disk):
         if len(buffers) <= IOV_MAX and not (flags and error.errno in NOT_SUPPORTED):
             raise self._failed(error, what) from error
 
-    def _wants_alignment(self, error: OSError) -> bool:
-        return self._direct and error.errno == errno.EINVAL
-
 
 def check_size(name: str, size: int, sector_size: int) -> None:
     """Raise `DiskOpenError` unless `size` bytes are a disk of such sectors."""
@@ -415,22 +385,6 @@ class _Still(Suspension[None]):
 
     def begin(self, workers: Workers, resume: Resume) -> None:
         self._disk._when_still = resume
-
-
-def _move(
-    call: Callable[[Sequence[memoryview], int], int],
-    offset: int,
-    buffers: Buffers,
-    done: int,
-    length: int,
-) -> int:
-    """Repeat a transfer that may fall short until all is done or it moves nothing more."""
-    while done < length:
-        moved = call(cut(buffers, done, length)[:IOV_MAX], offset + done)
-        if moved == 0:
-            break
-        done += moved
-    return done
 
 
 def _zero_buffers(size: int) -> list[memoryview]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import mmap
 import os
 import stat
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Final, NamedTuple
 
 from drivebay.disk.backends.fd import NOT_SUPPORTED, FdDisk, check_size
 from drivebay.disk.backends.linux import KEEP_SIZE, PUNCH_HOLE, fallocate, file_system
+from drivebay.disk.buffers import aligned
 from drivebay.disk.contract import MAX_SECTOR_SIZE
 from drivebay.disk.errors import DiskOpenError, InvalidInput
 
@@ -87,7 +87,7 @@ class FileDisk(FdDisk):
                 read_only=read_only,
                 memory=self._is_file and file_system(fd) in IN_MEMORY,
                 direct=mode.direct,
-                write_through=not mode.write_cache,
+                write_cache=mode.write_cache,
                 syncs=mode.syncs,
                 can_punch=self._is_file and not read_only and _can_punch(fd, size),
             )
@@ -97,7 +97,6 @@ class FileDisk(FdDisk):
         except DiskOpenError:
             os.close(fd)
             raise
-        self.volatile_cache = mode.write_cache
         real = os.path.realpath(path)
         self.disk_id = hashlib.sha256(b"drivebay file " + os.fsencode(real)).digest()[:16]
 
@@ -194,16 +193,15 @@ def _check_created(path: str, size: int, create: int | None) -> None:
 
 def _check_direct(fd: int, path: str, sector_size: int) -> None:
     """Read one sector: a medium of larger blocks refuses, and would refuse the guest."""
-    with mmap.mmap(-1, sector_size) as aligned:
-        try:
-            os.preadv(fd, [aligned], 0)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            raise DiskOpenError(
-                f"{path}: no direct I/O in sectors of {sector_size} bytes here",
-                "add ;sector=4096 or leave out ;direct",
-            ) from error
+    try:
+        os.preadv(fd, [aligned(sector_size)], 0)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise DiskOpenError(
+            f"{path}: no direct I/O in sectors of {sector_size} bytes here",
+            "add ;sector=4096 or leave out ;direct",
+        ) from error
 
 
 def _can_punch(fd: int, size: int) -> bool:

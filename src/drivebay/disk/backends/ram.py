@@ -35,5 +35,6 @@ class RamDisk(FdDisk):
             sector_size=sector_size,
             read_only=read_only,
             memory=True,
+            write_cache=False,
             syncs=False,
         )
