@@ -71,6 +71,7 @@ GUEST = PackageSet(
         "dash",
         "coreutils",
         "e2fsprogs",
+        "mount",
         "util-linux",
         "fdisk",
         "fio",

@@ -29,7 +29,7 @@ AVAILABLE = (
 
 # Programs of the base file system, which every guest has.
 BASE_TOOLS = (
-    *("dash", "dd", "truncate"),
+    *("dash", "dd", "truncate", "mount", "umount", "losetup"),
     *("mke2fs", "mkfs.ext4", "mkfs.ext3", "mkfs.ext2", "e2fsck", "fsck.ext4", "tune2fs"),
     *("resize2fs", "dumpe2fs", "debugfs", "badblocks"),
     *("lsblk", "blkid", "blkdiscard", "blockdev", "wipefs", "sfdisk", "fstrim", "findmnt"),

@@ -19,8 +19,9 @@ from typing import IO
 from drivebay.guests.errors import GuestError
 from drivebay.guests.process import Leash
 
-CONSOLE_TAIL = 4096  # bytes of console that an error shows at most
+CONSOLE_TAIL = 16384  # bytes of console that an error looks at
 CONSOLE_LINES = 12
+PANIC = "Kernel panic"
 END_SECONDS = 10.0  # how long a guest may take to power off
 
 OnOutput = Callable[[bytes], None]
@@ -115,9 +116,16 @@ class Session:
         self._control.close()
 
     def console(self) -> str:
-        """Return the last lines of the guest's console and of what its monitor complained."""
+        """Return the last lines of the guest's console and of its monitor's complaints.
+
+        After a kernel panic they begin where it does.
+        """
         text = _tail(self._console) + _tail(self._errors)
         lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+        lines = [line for line in lines if "warning: " not in line]
+        for number, line in enumerate(lines):
+            if PANIC in line:
+                return "\n".join(lines[number : number + CONSOLE_LINES])
         return "\n".join(lines[-CONSOLE_LINES:])
 
     def _send(self, line: bytes) -> None:
@@ -170,7 +178,7 @@ class Session:
             self.process.wait(END_SECONDS)
         self.kill()
         console = self.console()
-        if "Kernel panic" in console:
+        if PANIC in console:
             return GuestError(f"{self.what} panicked", "", console)
         status = self.process.returncode
         how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
