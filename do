@@ -1,0 +1,198 @@
+#!/bin/sh
+# The one command of a fresh machine: sets up what is missing, then does what it is asked.
+set -eu
+cd "$(dirname "$0")"
+
+VENV=.venv
+APT_PACKAGES=
+
+usage() {
+	cat <<'END'
+usage: ./do COMMAND [ARGUMENT...]
+
+  install            set up .venv with drivebay and its tools
+  demo               boot a Linux guest on a drivebay disk
+  test [PYTEST...]   run all tests, those with real guests included
+  bench [NAME...]    measure, all or the named parts
+  lint               check style and types
+  fuzz [SECONDS]     run every fuzz target, 60 seconds each unless said
+END
+}
+
+say() { printf '%s\n' "do: $*" >&2; }
+
+die() {
+	printf '%s\n' "error: $1" >&2
+	shift
+	for hint in "$@"; do printf '%s\n' "hint: $hint" >&2; done
+	exit 1
+}
+
+# need PACKAGE: as root install it, else remember it for the one command that does.
+need() {
+	if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+		say "installing $*"
+		[ -n "${APT_UPDATED-}" ] || apt-get -qq update || die "apt-get update failed" "is the network up?"
+		APT_UPDATED=yes
+		DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$@" >/dev/null ||
+			die "cannot install $*" "run: apt-get install $*"
+	else
+		APT_PACKAGES="$APT_PACKAGES $*"
+	fi
+}
+
+# Stop with the one command that installs what `need` could not.
+check_needs() {
+	[ -z "$APT_PACKAGES" ] || die "missing on this system:$APT_PACKAGES" \
+		"sudo apt-get install -y$APT_PACKAGES"
+}
+
+is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+find_python() {
+	for python in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11; do
+		if command -v "$python" >/dev/null && is_recent "$python"; then
+			command -v "$python"
+			return
+		fi
+	done
+	return 1
+}
+
+# The Debian package that makes `PYTHON -m venv` work.
+venv_package() { printf '%s-venv\n' "$(basename "$1")"; }
+
+has_pip() { is_recent "$1" && "$1" -m pip --version >/dev/null 2>&1; }
+
+# What the environment in .venv was made for; a change makes it anew.
+stamp_of() { printf '%s %s %s\n' "$PWD" "$("$1" --version)" "$(cat pyproject.toml uv.lock | cksum)"; }
+
+# install GROUP...: have .venv with drivebay and the dependency groups; instant when it is there.
+install() {
+	if ! python=$(find_python); then
+		need python3 python3-venv
+		check_needs
+		python=$(find_python) || die "Python 3.11 or newer is needed, this system's is older" \
+			"install one and name it: PYTHON=/path/to/python3 ./do install"
+	fi
+	stamp=$(stamp_of "$python")
+	missing=
+	for group in "$@"; do
+		[ "$(cat "$VENV/stamp-$group" 2>/dev/null)" = "$stamp" ] || missing=yes
+	done
+	[ -n "$missing" ] || return 0
+
+	"$python" -c 'import ensurepip, venv' 2>/dev/null || need "$(venv_package "$python")"
+	[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || ! command -v apt-get >/dev/null ||
+		need debian-archive-keyring
+	check_needs
+	say "setting up $VENV with $("$python" --version)"
+	has_pip "$VENV/bin/python" || "$python" -m venv --clear "$VENV" ||
+		die "cannot create $VENV with $python"
+	[ -x "$VENV/bin/uv" ] || "$VENV/bin/python" -m pip install -q uv ||
+		die "pip cannot install uv" "is the network up?"
+	sync_packages "$@" || die "uv cannot install the packages" "is the network up?"
+	for group in "$@"; do printf '%s\n' "$stamp" >"$VENV/stamp-$group"; done
+}
+
+sync_packages() {
+	options=
+	for group in "$@"; do options="$options --group $group"; done
+	# --inexact keeps uv itself and the groups of an earlier call.
+	# shellcheck disable=SC2086
+	UV_PROJECT_ENVIRONMENT=$VENV UV_PYTHON=$VENV/bin/python \
+		"$VENV/bin/uv" sync -q --frozen --inexact $options
+}
+
+# part NAME MARKER [PYTEST...]: run one half of the tests.
+part() {
+	name=$1 marker=$2
+	shift 2
+	say "$name tests"
+	code=0
+	"$VENV/bin/python" -m pytest -m "$marker" -n 2 --junit-xml="build/tests-$name.xml" "$@" || code=$?
+	# 5: no test chosen, which is fine for one half when arguments choose.
+	[ "$code" -eq 0 ] || { [ "$code" -eq 5 ] && [ $# -gt 0 ]; } || failed=1
+}
+
+run_tests() {
+	"$VENV/bin/python" -m drivebay.guests.fetch
+	mkdir -p build
+	rm -f build/tests-*.xml
+	failed=0
+	part unit "not guest" "$@"
+	part guest "guest" "$@"
+	"$VENV/bin/python" - build/tests-unit.xml build/tests-guest.xml <<'END'
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+reports = filter(Path.exists, map(Path, sys.argv[1:]))
+suites = [suite for name in reports for suite in ET.parse(name).iter("testsuite")]
+count = {key: sum(int(suite.get(key, 0)) for suite in suites)
+         for key in ("tests", "failures", "errors", "skipped")}
+passed = 2 * count["tests"] - sum(count.values())
+print(f"do: {passed} passed, {count['failures'] + count['errors']} failed, {count['skipped']} skipped")
+END
+	return "$failed"
+}
+
+run_lint() {
+	"$VENV/bin/ruff" check .
+	"$VENV/bin/ruff" format --check .
+	"$VENV/bin/mypy"
+}
+
+run_fuzz() {
+	seconds=${1:-60}
+	failed=0
+	for target in fuzz/fuzz_*.py; do
+		[ -e "$target" ] || continue
+		say "$target for $seconds s"
+		corpus=build/$(basename "$target" .py)
+		mkdir -p "$corpus"
+		"$VENV/bin/python" "$target" -max_total_time="$seconds" -print_final_stats=1 \
+			-artifact_prefix="$corpus-" "$corpus" || failed=1
+	done
+	return "$failed"
+}
+
+[ $# -gt 0 ] || {
+	usage
+	exit 1
+}
+command=$1
+shift
+case $command in
+install)
+	install dev
+	say "ready: $VENV/bin/drivebay --help"
+	;;
+demo)
+	install dev
+	exec "$VENV/bin/drivebay" demo "$@"
+	;;
+test)
+	install dev
+	run_tests "$@"
+	;;
+bench)
+	install dev
+	command -v cc >/dev/null || need gcc libc6-dev
+	check_needs
+	exec "$VENV/bin/python" -m benchmarks "$@"
+	;;
+lint)
+	install dev
+	run_lint
+	;;
+fuzz)
+	install dev fuzz
+	run_fuzz "$@"
+	;;
+-h | --help | help) usage ;;
+*)
+	usage >&2
+	die "there is no command '$command'"
+	;;
+esac
