@@ -40,10 +40,11 @@ __all__ = ["FdDisk", "check_size"]
 NOT_SUPPORTED: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 # A buffered write is a copy into the page cache, 1 to 5 us, until the kernel makes the writer wait
-# for the medium. ext4 knows no NOWAIT for it, so the clock tells: after one slow write the next go
-# to workers for a while.
-SLOW: Final = 0.001
-PAUSE: Final = 0.05
+# for the medium. ext4 knows no NOWAIT for it, so the clock tells: after a slow write the next go to
+# workers for ten times as long as it took, so that the engine loses a tenth of its time at most.
+# Less than SLOW seconds is what another process takes when it gets the processor for once.
+SLOW: Final = 0.005
+PAUSE: Final = 10
 
 
 class FdDisk(Disk):
@@ -175,8 +176,8 @@ class FdDisk(Disk):
         if started < self._write_pause:
             return 0
         done = os.pwritev(self._fd, buffers, offset, self._write_flags)
-        if perf_counter() - started > SLOW:
-            self._write_pause = started + PAUSE
+        if (took := perf_counter() - started) > SLOW:
+            self._write_pause = started + took * PAUSE
         return done
 
     def _write_rest(
