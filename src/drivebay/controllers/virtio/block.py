@@ -21,8 +21,16 @@ from drivebay.controllers.virtio.registers import (
     RingFeature,
     Segment,
 )
-from drivebay.controllers.virtio.requests import NO_TYPE, Refused, Request
-from drivebay.controllers.virtio.ring import Chain
+from drivebay.controllers.virtio.requests import (
+    FAULT,
+    NO_TYPE,
+    Frame,
+    Refused,
+    any_frame,
+    plain_frame,
+    segments,
+)
+from drivebay.controllers.virtio.ring import Row
 from drivebay.controllers.virtio.runner import Runner
 from drivebay.controllers.virtio.split import SplitQueue
 from drivebay.disk.contract import Disk, Operation, Unmap
@@ -36,6 +44,8 @@ __all__ = ["BlockDevice", "BlockStatistics"]
 
 log = logging.getLogger(__name__)
 
+IN: Final = int(BlockType.IN)
+OUT: Final = int(BlockType.OUT)
 OK: Final = int(BlockStatus.OK)
 QUEUE_SIZE: Final = 256
 MAX_QUEUE_SIZE: Final = 1024
@@ -109,9 +119,7 @@ class BlockDevice:
         self._transport: Transport | None = None
         self._runners: dict[int, Runner] = {}
         self._guest_log = RationedLog(log)
-        self._serving: dict[int, Callable[[Request], Operation]] = {
-            BlockType.IN: self._in,
-            BlockType.OUT: self._out,
+        self._serving: dict[int, Callable[[Frame], Operation]] = {
             BlockType.FLUSH: self._flush,
             BlockType.GET_ID: self._get_id,
             BlockType.DISCARD: self._discard,
@@ -217,100 +225,95 @@ class BlockDevice:
 
     # -- requests --------------------------------------------------------------------------------
 
-    def _serve(self, runner: Runner, chain: Chain) -> None:
-        """Parse the request and take the first step of what it asks for; mostly that is the end."""
-        request = Request(chain)
+    def _serve(self, runner: Runner, head: int, rows: list[Row]) -> int | None:
+        """Parse the request and take the first step of what it asks for; mostly that is the end.
+
+        Returns the bytes written, or None if the request waits.
+        """
+        memory = runner.queue.memory
+        frame = plain_frame(rows, memory.window) or any_frame(rows, memory)
+        kind, sector, data, length, written, ram, status_at = frame
         try:
-            if chain.fault is not None:
-                raise Refused(BlockStatus.IOERR, str(chain.fault))
-            operation = self._serving.get(request.type, self._unsupported)(request)
+            if kind == IN:
+                if length & self._inside_sector or sector & self._inside_ratio:
+                    raise Refused(BlockStatus.IOERR, f"{length} bytes at {sector}")
+                self.statistics.reads += 1
+                self.statistics.read_bytes += length
+                operation = self._read(sector >> self._shift, data)
+            elif kind == OUT:
+                if length & self._inside_sector or sector & self._inside_ratio:
+                    raise Refused(BlockStatus.IOERR, f"{length} bytes at {sector}")
+                self.statistics.writes += 1
+                self.statistics.write_bytes += length
+                operation = self._write(sector >> self._shift, data, self._fua)
+            else:
+                operation = self._serving.get(kind, self._unsupported)(frame)
             suspension = operation.send(None)
         except StopIteration:
-            request.status[0] = OK
-            runner.finish(chain, request.written)
+            ram[status_at] = OK
+            return written
         except Exception as error:
-            self._fail(runner, request, error)
-        else:
-            done = partial(self._ended, runner, request)
-            runner.park(chain.head, operation, suspension, done)
+            ram[status_at] = self._status_of(kind, error)
+            return written
+        done = partial(self._ended, runner, head, frame)
+        runner.park(head, operation, suspension, done)
+        return None
 
     def _ended(
-        self, runner: Runner, request: Request, _value: Any, error: BaseException | None
+        self, runner: Runner, head: int, frame: Frame, _value: Any, error: BaseException | None
     ) -> None:
         """The operation of a request has ended, after it had to wait."""
-        if error is None:
-            request.status[0] = OK
-            runner.finish(request.chain, request.written)
-        elif isinstance(error, Cancelled):
-            runner.drop(request.chain)
-        else:
-            self._fail(runner, request, error)
+        if isinstance(error, Cancelled):
+            runner.drop(head)
+            return
+        kind, _, _, _, written, ram, status_at = frame
+        ram[status_at] = OK if error is None else self._status_of(kind, error)
+        runner.finish(head, written)
 
-    def _fail(self, runner: Runner, request: Request, error: BaseException) -> None:
+    def _status_of(self, kind: int, error: BaseException) -> BlockStatus:
         """A guest's mistake and a disk's trouble are statuses; a bug of ours is one, and logged."""
-        status = BlockStatus.IOERR
-        if isinstance(error, Refused):
-            status = error.status
-        if isinstance(error, Refused | DiskError):
-            self._guest_log.warning("virtio-blk request type %d: %s", request.type, error)
-        else:
-            log.error("virtio-blk request type %d failed", request.type, exc_info=error)
         self.statistics.errors += 1
-        request.status[0] = status
-        runner.finish(request.chain, request.written)
+        if isinstance(error, Refused | DiskError):
+            self._guest_log.warning("virtio-blk request type %d: %s", kind, error)
+            return error.status if isinstance(error, Refused) else BlockStatus.IOERR
+        log.error("virtio-blk request type %d failed", kind, exc_info=error)
+        return BlockStatus.IOERR
 
-    # -- what each type does ---------------------------------------------------------------------
+    # -- what the other types do -----------------------------------------------------------------
 
-    def _sector(self, request: Request) -> int:
-        """The disk's sector for a transfer of whole sectors. Raises `Refused`."""
-        sector, length = request.sector, request.length
-        if length & self._inside_sector or sector & self._inside_ratio:
-            raise Refused(BlockStatus.IOERR, f"{length} bytes at {sector}: not whole sectors")
-        return sector >> self._shift
-
-    def _in(self, request: Request) -> Operation:
-        self.statistics.reads += 1
-        self.statistics.read_bytes += request.length
-        return self._read(self._sector(request), request.data)
-
-    def _out(self, request: Request) -> Operation:
-        self.statistics.writes += 1
-        self.statistics.write_bytes += request.length
-        return self._write(self._sector(request), request.data, self._fua)
-
-    def _flush(self, request: Request) -> Operation:
+    def _flush(self, frame: Frame) -> Operation:
         self.statistics.flushes += 1
         return self.disk.flush()
 
-    async def _get_id(self, request: Request) -> None:
+    async def _get_id(self, frame: Frame) -> None:
         """The serial, cut to what the driver has room for."""
         self.statistics.other += 1
         rest = self._id
-        for buffer in request.data:
+        for buffer in frame[2]:
             part = rest[: len(buffer)]
             buffer[: len(part)] = part
             rest = rest[len(part) :]
 
-    def _discard(self, request: Request) -> Operation:
-        segments = self._ranges(request, BlockFeature.DISCARD, flags=0)
-        return self._each(segments, lambda sector, count, _: self.disk.unmap(sector, count))
+    def _discard(self, frame: Frame) -> Operation:
+        ranges = self._ranges(frame, BlockFeature.DISCARD, flags=0)
+        return self._each(ranges, lambda sector, count, _: self.disk.unmap(sector, count))
 
-    def _write_zeroes(self, request: Request) -> Operation:
-        segments = self._ranges(request, BlockFeature.WRITE_ZEROES, flags=SEGMENT_UNMAP)
+    def _write_zeroes(self, frame: Frame) -> Operation:
+        ranges = self._ranges(frame, BlockFeature.WRITE_ZEROES, flags=SEGMENT_UNMAP)
         return self._each(
-            segments,
+            ranges,
             lambda sector, count, unmap: self.disk.write_zeroes(sector, count, self._fua, unmap),
         )
 
-    def _ranges(self, request: Request, feature: BlockFeature, flags: int) -> list[Segment]:
+    def _ranges(self, frame: Frame, feature: BlockFeature, flags: int) -> list[Segment]:
         """The segments, each known to be good. Raises `Refused` (section 5.2.6.2)."""
         if self.disk.read_only:
             raise Refused(BlockStatus.IOERR, f"{feature.name} on a read-only disk")
         if not self.features & mask(feature):
             raise Refused(BlockStatus.UNSUPP, f"{feature.name} was not offered")
-        segments = request.segments(MAX_SEGMENTS)
+        ranges = segments(frame[2], frame[3], MAX_SEGMENTS)
         capacity = self.disk.sector_count * self._ratio
-        for segment in segments:
+        for segment in ranges:
             start, count = segment.sector, segment.num_sectors
             if segment.flags & ~flags:
                 raise Refused(BlockStatus.UNSUPP, f"{feature.name} flags {segment.flags:#x}")
@@ -318,18 +321,21 @@ class BlockDevice:
                 raise Refused(BlockStatus.IOERR, f"{feature.name} of {count} sectors at {start}")
             if start + count > capacity:
                 raise Refused(BlockStatus.IOERR, f"{feature.name} past the end: {start}+{count}")
-        return segments
+        return ranges
 
     async def _each(
-        self, segments: list[Segment], operation: Callable[[int, int, bool], Operation]
+        self, ranges: list[Segment], operation: Callable[[int, int, bool], Operation]
     ) -> None:
         self.statistics.other += 1
-        for segment in segments:
+        for segment in ranges:
             sector, count = segment.sector >> self._shift, segment.num_sectors >> self._shift
             await operation(sector, count, bool(segment.flags & SEGMENT_UNMAP))
 
-    def _unsupported(self, request: Request) -> Operation:
+    def _unsupported(self, frame: Frame) -> Operation:
         self.statistics.other += 1
-        if request.type == NO_TYPE:
+        kind = frame[0]
+        if kind == FAULT:
+            raise Refused(BlockStatus.IOERR, "a buffer that is not in RAM")
+        if kind == NO_TYPE:
             raise Refused(BlockStatus.IOERR, "a header of less than 16 bytes")
         raise Refused(BlockStatus.UNSUPP, "not supported")

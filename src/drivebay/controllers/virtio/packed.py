@@ -11,8 +11,8 @@ from drivebay.controllers.virtio.ring import (
     WRITE,
     Chain,
     Queue,
+    Row,
     barrier,
-    gather,
     indirect_table,
     place,
 )
@@ -47,7 +47,7 @@ class PackedQueue(Queue):
         if self._next >= size or self._used >= size:
             raise RingError(f"position {self._next} or {self._used} in a ring of {size}")
         self._slots = 0  # of the ring, held by chains in flight
-        self._ids: set[int] = set()  # in flight: a driver may not offer one twice
+        self._taken: dict[int, int] = {}  # ids in flight and their slots
         self._signalled = (self._used, self._used_wrap)
         self._unpublished: list[tuple[int, int]] = []
 
@@ -77,7 +77,7 @@ class PackedQueue(Queue):
         """The next chain the driver made available, or None. Raises `RingError`."""
         if self._slots >= self.size or not self._available():
             return None
-        rows: list[tuple[int, int, int, int]] = []
+        rows: list[Row] = []
         position, wrap, slots = self._next, self._next_wrap, 0
         while True:
             # Its flags were read above, or follow from the head's: the rest is valid now.
@@ -95,16 +95,14 @@ class PackedQueue(Queue):
                 break
             if self._slots + slots >= self.size:
                 raise RingError(f"a chain longer than the ring of {self.size}")
-        if ident in self._ids:
+        if ident in self._taken:
             raise RingError(f"buffer id {ident} is offered again while in flight")
-        chain = gather(self.memory, ident, rows, slots)
         self._next, self._next_wrap = position, wrap
         self._slots += slots
-        self._ids.add(ident)
-        self.in_flight += 1
-        return chain
+        self._taken[ident] = slots
+        return ident, rows
 
-    def _indirect(self, address: int, length: int, flags: int) -> list[tuple[int, int, int, int]]:
+    def _indirect(self, address: int, length: int, flags: int) -> list[Row]:
         """The rows of an indirect table: all of it, in order (section 2.8.7)."""
         table = bytes(indirect_table(self.memory, address, length, flags))
         rows = []
@@ -114,18 +112,17 @@ class PackedQueue(Queue):
             rows.append((buffer, size, row_flags & WRITE, 0))
         return rows
 
-    def push(self, chain: Chain, written: int) -> None:
+    def push(self, head: int, written: int) -> None:
         """Give a chain back, with `written` bytes written to its writable buffers in order."""
-        write_used(self._ring, 16 * self._used + 8, written, chain.head)
+        write_used(self._ring, 16 * self._used + 8, written, head)
         flags = (BOTH if self._used_wrap else 0) | (WRITE if written else 0)
         self._unpublished.append((8 * self._used + 7, flags))
-        self._used += chain.slots
+        slots = self._taken.pop(head)
+        self._used += slots
         if self._used >= self.size:
             self._used -= self.size
             self._used_wrap ^= 1
-        self._slots -= chain.slots
-        self._ids.discard(chain.head)
-        self.in_flight -= 1
+        self._slots -= slots
 
     def publish(self) -> None:
         """Make what was pushed visible, and interrupt the driver if it wants that."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 from typing import Final
 
 from drivebay.controllers.virtio.registers import BlockRequest, BlockStatus, Segment
-from drivebay.controllers.virtio.ring import Chain
+from drivebay.controllers.virtio.ring import WRITE, Row, gather
 from drivebay.disk.contract import byte_length
+from drivebay.platform.memory import GuestMemory
 from drivebay.platform.virtio import RingError
 
-__all__ = ["NO_TYPE", "Refused", "Request", "take"]
+__all__ = ["FAULT", "NO_TYPE", "Frame", "Refused", "any_frame", "plain_frame", "segments", "take"]
 
 HEADER_BYTES: Final = BlockRequest.size
 NO_TYPE: Final = -1
+FAULT: Final = -2
 read_header = BlockRequest.layout.unpack_from
 
 
@@ -28,55 +30,84 @@ class Refused(Exception):
         self.status = status
 
 
-class Request:
-    """A parsed request: its header, its data buffers, their length, the byte for its status.
+Frame = tuple[int, int, list[memoryview], int, int, memoryview, int]
+"""A request taken apart; a plain tuple, since making anything else would cost as much as parsing.
 
-    The data is what the device reads, or else what it writes; a request that has both is of no type
-    that we know, or has made its header too long.
+Its type; its sector (of 512 bytes); its data, which the device reads or else writes (no type that
+we know has both), and the length of that; what the used ring says, which is all that the device may
+have written; the memory that the status goes to, and where in it.
+"""
 
+
+def plain_frame(rows: list[Row], window: tuple[int, int, memoryview]) -> Frame | None:
+    """The request as every driver lays it out: header, data and status in descriptors of their own,
+    all in the memory `window`. None if it is anything else.
+
+    A hot path: it makes views of nothing but the data.
+    """
+    start, size, ram = window
+    address, length, flags, _ = rows[0]
+    header_at = address - start
+    address, status_length, status_flags, _ = rows[-1]
+    status_at = address - start
+    if length != HEADER_BYTES or flags & WRITE or not 0 <= header_at <= size - HEADER_BYTES:
+        return None
+    if status_length != 1 or not status_flags & WRITE or not 0 <= status_at < size:
+        return None
+    kind, _, sector = read_header(ram, header_at)
+    if len(rows) == 3:
+        address, length, flags, _ = rows[1]
+        at = address - start
+        if not 0 < length <= size - at or at < 0:
+            return None
+        written = length + 1 if flags & WRITE else 1
+        return kind, sector, [ram[at : at + length]], length, written, ram, status_at
+    data = []
+    total = 0
+    direction = rows[1][2] & WRITE
+    for address, length, flags, _ in rows[1:-1]:
+        at = address - start
+        if not 0 < length <= size - at or at < 0 or flags & WRITE != direction:
+            return None
+        data.append(ram[at : at + length])
+        total += length
+    written = total + 1 if direction else 1
+    return kind, sector, data, total, written, ram, status_at
+
+
+def any_frame(rows: list[Row], memory: GuestMemory) -> Frame:
+    """The request, cut and placed anywhere.
+
+    Its type is `FAULT` if it names memory that is none, and `NO_TYPE` if its header is too short.
     Raises `RingError` if there is no place for the status, since then nothing can be answered.
     """
+    readable, writable, fault = gather(memory, rows)
+    if not writable or not len(writable[-1]):
+        raise RingError("a request without a writable byte for its status")
+    ram = writable.pop()
+    status_at = len(ram) - 1
+    if status_at:
+        writable.append(ram[:-1])
+    written = byte_length(writable) + 1
+    header = take(readable, HEADER_BYTES)
+    whole = len(header) == HEADER_BYTES
+    kind, _, sector = read_header(header) if whole else (NO_TYPE, 0, 0)
+    if fault is not None:
+        kind = FAULT
+    data = readable or writable
+    return kind, sector, data, byte_length(data), written, ram, status_at
 
-    __slots__ = ("chain", "data", "length", "sector", "status", "type")
 
-    type: int
-    sector: int
-
-    def __init__(self, chain: Chain) -> None:
-        self.chain = chain
-        readable, writable = chain.readable, chain.writable
-        if not writable or not len(writable[-1]):
-            raise RingError("a request without a writable byte for its status")
-        status = writable.pop()
-        if len(status) > 1:
-            writable.append(status[:-1])
-            status = status[-1:]
-        self.status = status
-        if readable and len(readable[0]) == HEADER_BYTES:
-            self.type, _, self.sector = read_header(readable.pop(0))
-        else:
-            header = take(readable, HEADER_BYTES)
-            whole = len(header) == HEADER_BYTES
-            self.type, _, self.sector = read_header(header) if whole else (NO_TYPE, 0, 0)
-        self.data = readable or writable
-        self.length = byte_length(self.data)
-
-    @property
-    def written(self) -> int:
-        """What the used ring says: all that the device may have written, the status included."""
-        return 1 + (self.length if self.data is self.chain.writable else 0)
-
-    def segments(self, limit: int) -> list[Segment]:
-        """The ranges of a DISCARD or WRITE_ZEROES. Raises `Refused`; the list is never longer than
-        `limit`, whatever the guest sends.
-        """
-        length = self.length
-        if not length or length % Segment.size:
-            raise Refused(BlockStatus.IOERR, f"{length} bytes of segments")
-        if length > limit * Segment.size:
-            raise Refused(BlockStatus.IOERR, f"more than {limit} segments")
-        table = take(self.data, length)
-        return [Segment.unpack(table, offset) for offset in range(0, length, Segment.size)]
+def segments(data: list[memoryview], length: int, limit: int) -> list[Segment]:
+    """The ranges of a DISCARD or WRITE_ZEROES. Raises `Refused`; the list is never longer than
+    `limit`, whatever the guest sends.
+    """
+    if not length or length % Segment.size:
+        raise Refused(BlockStatus.IOERR, f"{length} bytes of segments")
+    if length > limit * Segment.size:
+        raise Refused(BlockStatus.IOERR, f"more than {limit} segments")
+    table = take(data, length)
+    return [Segment.unpack(table, offset) for offset in range(0, length, Segment.size)]
 
 
 def take(buffers: list[memoryview], length: int) -> bytes:

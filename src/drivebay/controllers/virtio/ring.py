@@ -4,8 +4,9 @@ A ring is driven like this, with one interrupt decision for each `publish`::
 
     queue.disarm()
     while chain := queue.pop():
+        head, rows = chain
         ...
-        queue.push(chain, written)
+        queue.push(head, written)
     queue.publish()
     if not queue.arm():   # more came meanwhile
         ...
@@ -18,13 +19,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from drivebay.controllers.virtio.registers import DescriptorFlag
 from drivebay.platform.memory import GuestMemory, GuestMemoryFault
 from drivebay.platform.virtio import QueueSetup, RingError
 
-__all__ = ["MAX_CHAIN", "Chain", "Queue", "barrier", "gather", "indirect_table", "place"]
+__all__ = [
+    "MAX_CHAIN",
+    "Buffers",
+    "Chain",
+    "Queue",
+    "Row",
+    "barrier",
+    "gather",
+    "indirect_table",
+    "place",
+]
 
 MAX_CHAIN: Final = 1024
 """Most descriptors in an indirect table. Section 2.7.5.3.1 forbids more than the queue has, but
@@ -45,22 +56,11 @@ def barrier() -> None:
     _fence.release()
 
 
-class Chain:
-    """The buffers of one request: first those the device reads, then those it writes.
+Row = tuple[int, int, int, int]
+"""A descriptor as it was read: address, length, flags, and a fourth number of no further use."""
 
-    No buffer is empty, but for one that names no RAM: it is empty in its place, and `fault` is set.
-    """
-
-    __slots__ = ("fault", "head", "readable", "slots", "writable")
-
-    def __init__(
-        self, head: int, readable: list[memoryview], writable: list[memoryview], slots: int
-    ) -> None:
-        self.head = head
-        self.readable = readable
-        self.writable = writable
-        self.slots = slots
-        self.fault: GuestMemoryFault | None = None
+Chain = tuple[int, list[Row]]
+"""A request: the number to give it back by, and its descriptors in order, the readable first."""
 
 
 class Queue:
@@ -70,14 +70,13 @@ class Queue:
         self.memory, self.size, self.addresses = setup.memory, setup.size, setup.addresses
         self.signal, self.tracker = setup.signal, setup.tracker
         self.event_idx = event_idx
-        self.in_flight = 0
         self.remap()
 
     def pop(self) -> Chain | None:
         """The next chain the driver made available, or None. Raises `RingError`."""
         raise NotImplementedError
 
-    def push(self, chain: Chain, written: int) -> None:
+    def push(self, head: int, written: int) -> None:
         """Give a chain back, with `written` bytes written to its writable buffers in order."""
         raise NotImplementedError
 
@@ -113,42 +112,34 @@ def place(memory: GuestMemory, address: int, length: int, align: int, what: str)
         raise RingError(f"{what}: {fault}") from None
 
 
-def gather(
-    memory: GuestMemory, head: int, rows: Iterable[tuple[int, int, int, int]], slots: int
-) -> Chain:
-    """The chain of descriptors `rows` (address, length, flags, ignored), `slots` of the ring.
+class Buffers(NamedTuple):
+    """The memory of a chain. No buffer is empty, but for one that names no RAM: it is empty in its
+    place, and `fault` says what it named.
+    """
 
-    Raises `RingError` if a readable buffer follows a writable one (section 2.7.4.2).
+    readable: list[memoryview]
+    writable: list[memoryview]
+    fault: GuestMemoryFault | None
+
+
+def gather(memory: GuestMemory, rows: Iterable[Row]) -> Buffers:
+    """The buffers of a chain, cut as the driver or the layout of memory cut them.
+
+    Raises `RingError` if a readable one follows a writable one (section 2.7.4.2).
     """
     readable: list[memoryview] = []
     writable: list[memoryview] = []
-    chain = Chain(head, readable, writable, slots)
-    start, size, ram = memory.window
+    fault = None
     for address, length, flags, _ in rows:
-        if flags & WRITE:
-            buffers = writable
-        elif writable:
+        if not flags & WRITE and writable:
             raise RingError("a readable buffer after a writable one")
-        else:
-            buffers = readable
-        offset = address - start
-        if offset >= 0 and 0 < length <= size - offset:
-            buffers.append(ram[offset : offset + length])
-        elif length:
-            _append_pieces(chain, buffers, memory, address, length)
-            start, size, ram = memory.window
-    return chain
-
-
-def _append_pieces(
-    chain: Chain, buffers: list[memoryview], memory: GuestMemory, address: int, length: int
-) -> None:
-    """A buffer in another region than the last, or over adjoining regions, or in no RAM at all."""
-    try:
-        buffers.extend(memory.views(address, length))
-    except GuestMemoryFault as fault:
-        chain.fault = fault
-        buffers.append(EMPTY)
+        buffers = writable if flags & WRITE else readable
+        try:
+            buffers.extend(memory.views(address, length))
+        except GuestMemoryFault as error:
+            fault = error
+            buffers.append(EMPTY)
+    return Buffers(readable, writable, fault)
 
 
 def indirect_table(memory: GuestMemory, address: int, length: int, flags: int) -> memoryview:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any, Final
 
-from drivebay.controllers.virtio.ring import Chain, Queue
+from drivebay.controllers.virtio.ring import Queue, Row
 from drivebay.platform.engine import Done, Engine, Task
 from drivebay.platform.virtio import RingError, Stopped
 from drivebay.suspend import Suspension
@@ -23,21 +22,23 @@ BATCH: Final = 16
 class Runner:
     """Runs one queue on an engine.
 
-    `serve` is called with the runner and each chain, and sees to it that `finish` or `drop` is
-    called for it, now or when an operation it gave to `park` has ended. `broken` is called if the
-    driver breaks a rule of the ring; the queue is then left alone until it is stopped.
+    `serve` is called with the runner and each chain. It returns the bytes written, or None if it
+    gave the chain's operation to `park`: then `finish` or `drop` is called when that has ended.
+    `broken` is called if the driver breaks a rule of the ring; the queue is then left alone until
+    it is stopped.
     """
 
     def __init__(
         self,
         engine: Engine,
         queue: Queue,
-        serve: Callable[[Runner, Chain], None],
+        serve: Callable[[Runner, int, list[Row]], int | None],
         broken: Callable[[RingError], None],
     ) -> None:
         self.queue = queue
-        self._engine, self._broken = engine, broken
-        self._serve = partial(serve, self)
+        self._engine = engine
+        self._broken = broken
+        self._serve = serve
         self._tasks: dict[int, Task] = {}
         self._draining = self._publishing = self._closed = False
         self._stopped: Stopped | None = None
@@ -49,18 +50,22 @@ class Runner:
         if self._closed or self._draining:
             return
         queue, serve = self.queue, self._serve
+        pop, push = queue.pop, queue.push
         left = queue.size
         self._draining = True
         try:
             queue.disarm()
             while left:
-                chain = queue.pop()
+                chain = pop()
                 if chain is None:
                     queue.publish()
                     if queue.arm():
                         return
                     continue
-                serve(chain)
+                head, rows = chain
+                written = serve(self, head, rows)
+                if written is not None:
+                    push(head, written)
                 left -= 1
                 if not left % BATCH:
                     queue.publish()
@@ -81,21 +86,17 @@ class Runner:
         """The operation of the chain `head` must wait; `done` ends it with `finish` or `drop`."""
         self._tasks[head] = Task(self._engine, operation, done, suspension)
 
-    def finish(self, chain: Chain, written: int) -> None:
-        """Give a chain back to the driver."""
-        self.queue.push(chain, written)
-        if not self._draining:
-            if not self._publishing:
-                self._publishing = True
-                self._engine.at_end_of_turn(self._publish)
-            self._ended(chain)
+    def finish(self, head: int, written: int) -> None:
+        """Give a chain back whose operation had to wait."""
+        self.queue.push(head, written)
+        if not self._publishing:
+            self._publishing = True
+            self._engine.at_end_of_turn(self._publish)
+        self.drop(head)
 
-    def drop(self, chain: Chain) -> None:
-        """Forget a chain: it was cancelled."""
-        self._ended(chain)
-
-    def _ended(self, chain: Chain) -> None:
-        self._tasks.pop(chain.head, None)
+    def drop(self, head: int) -> None:
+        """Forget a chain: it has ended, or was cancelled."""
+        self._tasks.pop(head, None)
         if self._closed:
             self._look_stopped()
 

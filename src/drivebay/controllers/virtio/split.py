@@ -5,12 +5,11 @@ from __future__ import annotations
 from drivebay.controllers.virtio.registers import AvailFlag, UsedFlag, VirtqDesc
 from drivebay.controllers.virtio.ring import (
     INDIRECT,
-    MAX_CHAIN,
     NEXT,
     Chain,
     Queue,
+    Row,
     barrier,
-    gather,
     indirect_table,
     place,
 )
@@ -22,6 +21,7 @@ __all__ = ["SplitQueue"]
 FLAGS, IDX, ENTRIES = 0, 1, 2
 
 read_descriptor = VirtqDesc.layout.unpack_from
+read_descriptors = VirtqDesc.layout.iter_unpack
 NO_NOTIFY = int(UsedFlag.NO_NOTIFY)
 NO_INTERRUPT = int(AvailFlag.NO_INTERRUPT)
 
@@ -68,58 +68,77 @@ class SplitQueue(Queue):
             head = self._resubmit.pop(0)
         else:
             popped = self._popped
-            if popped == self._offered:
-                self._offered = self._avail[IDX]
-                if popped == self._offered:
-                    return None
-                if (self._offered - popped) & 0xFFFF > self.size:
-                    raise RingError(f"available index jumped from {popped} to {self._offered}")
+            if popped == self._offered and not self._look():
+                return None
             head = self._avail[ENTRIES + (popped & self._mask)]
             self._popped = (popped + 1) & 0xFFFF
         if head > self._mask:
             raise RingError(f"descriptor {head} of a ring of {self.size}")
         if self._taken[head]:
             raise RingError(f"descriptor {head} is offered again while in flight")
-        chain = gather(self.memory, head, self._follow(head), 1)
+        row = read_descriptor(self._table, head << 4)
+        if row[2] & INDIRECT:
+            rows = self._indirect(row)
+        elif row[2] & NEXT:
+            rows = self._follow(row)
+        else:
+            rows = [row]
         self._taken[head] = 1
-        self.in_flight += 1
         if self.tracker is not None:
             self.tracker.taken(head)
-        return chain
+        return head, rows
 
-    def _follow(self, index: int) -> list[tuple[int, int, int, int]]:
-        """The descriptors of the chain at `index`, each read once."""
-        rows = []
+    def _look(self) -> bool:
+        """Whether the driver has offered more."""
+        self._offered = offered = self._avail[IDX]
+        if (offered - self._popped) & 0xFFFF > self.size:
+            raise RingError(f"available index jumped from {self._popped} to {offered}")
+        return offered != self._popped
+
+    def _follow(self, row: Row) -> list[Row]:
+        """The descriptors from `row` on, each read once."""
+        rows = [row]
         table, size = self._table, self.size
-        left = size
-        while left:
-            row = read_descriptor(table, index << 4)
-            flags = row[2]
-            if flags & INDIRECT:
-                if table is not self._table:
-                    raise RingError("an indirect table inside an indirect table")
-                table = indirect_table(self.memory, row[0], row[1], flags)
-                index, size = 0, len(table) >> 4
-                left = size
-                continue
+        while row[2] & NEXT:
+            if row[3] >= size or len(rows) == size:
+                raise RingError(f"a chain that leaves its ring of {size}, or a loop")
+            row = read_descriptor(table, row[3] << 4)
+            if row[2] & INDIRECT:  # section 2.7.5.3.2 allows one at the end
+                return rows + self._indirect(row)
             rows.append(row)
-            if not flags & NEXT:
-                return rows
-            index = row[3]
-            if index >= size:
-                raise RingError(f"descriptor {index} of a table of {size}")
-            left -= 1
-        raise RingError(f"a chain of more than {min(size, MAX_CHAIN)} descriptors, or a loop")
+        return rows
 
-    def push(self, chain: Chain, written: int) -> None:
+    def _indirect(self, row: Row) -> list[Row]:
+        """The descriptors of the table that `row` names, each read once."""
+        table = list(read_descriptors(indirect_table(self.memory, *row[:3])))
+        for n, (_, _, flags, following) in enumerate(table, 1):
+            if flags & INDIRECT:
+                raise RingError("an indirect table inside an indirect table")
+            if not flags & NEXT:
+                return table[:n] if n < len(table) else table
+            if following != n:
+                break
+        return self._relink(table)
+
+    def _relink(self, table: list[Row]) -> list[Row]:
+        """The rows of a table whose links do not simply run from one to the next."""
+        rows = [table[0]]
+        while rows[-1][2] & NEXT:
+            following = rows[-1][3]
+            if following >= len(table) or len(rows) == len(table):
+                raise RingError(f"a chain that leaves its table of {len(table)}, or a loop")
+            rows.append(table[following])
+            if rows[-1][2] & INDIRECT:
+                raise RingError("an indirect table inside an indirect table")
+        return rows
+
+    def push(self, head: int, written: int) -> None:
         """Give a chain back, with `written` bytes written to its writable buffers in order."""
-        head = chain.head
         element = 2 * (self._pushed & self._mask)
         self._used_elements[element] = head
         self._used_elements[element + 1] = written
         self._pushed = (self._pushed + 1) & 0xFFFF
         self._taken[head] = 0
-        self.in_flight -= 1
         if self.tracker is not None:
             self.tracker.pushed(head)
 
