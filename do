@@ -69,30 +69,37 @@ stamp_of() { printf '%s %s %s\n' "$PWD" "$("$1" --version)" "$(cat pyproject.tom
 
 # install GROUP...: have .venv with drivebay and the dependency groups; instant when it is there.
 install() {
-	if ! python=$(find_python); then
-		need python3 python3-venv
-		check_needs
-		python=$(find_python) || die "Python 3.11 or newer is needed, this system's is older" \
-			"install one and name it: PYTHON=/path/to/python3 ./do install"
+	python=$(find_python) || python=
+	if [ -n "$python" ] && is_current "$@"; then
+		return 0
 	fi
-	stamp=$(stamp_of "$python")
-	missing=
-	for group in "$@"; do
-		[ "$(cat "$VENV/stamp-$group" 2>/dev/null)" = "$stamp" ] || missing=yes
-	done
-	[ -n "$missing" ] || return 0
-
-	"$python" -c 'import ensurepip, venv' 2>/dev/null || need "$(venv_package "$python")"
-	[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || ! command -v apt-get >/dev/null ||
+	if [ -z "$python" ]; then
+		need python3 python3-venv
+	elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+		need "$(venv_package "$python")"
+	fi
+	if command -v apt-get >/dev/null && [ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ]; then
 		need debian-archive-keyring
+	fi
 	check_needs
+	[ -n "$python" ] || python=$(find_python) ||
+		die "Python 3.11 or newer is needed, this system's is older" \
+			"install one and name it: PYTHON=/path/to/python3 ./do install"
 	say "setting up $VENV with $("$python" --version)"
 	has_pip "$VENV/bin/python" || "$python" -m venv --clear "$VENV" ||
 		die "cannot create $VENV with $python"
 	[ -x "$VENV/bin/uv" ] || "$VENV/bin/python" -m pip install -q uv ||
 		die "pip cannot install uv" "is the network up?"
 	sync_packages "$@" || die "uv cannot install the packages" "is the network up?"
-	for group in "$@"; do printf '%s\n' "$stamp" >"$VENV/stamp-$group"; done
+	for group in "$@"; do stamp_of "$python" >"$VENV/stamp-$group"; done
+}
+
+# is_current GROUP...: whether .venv was made for these groups as they are now.
+is_current() {
+	stamp=$(stamp_of "$python")
+	for group in "$@"; do
+		[ "$(cat "$VENV/stamp-$group" 2>/dev/null)" = "$stamp" ] || return 1
+	done
 }
 
 sync_packages() {
