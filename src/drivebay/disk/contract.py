@@ -74,6 +74,8 @@ class Disk:
     """Writes, unmaps and resizes raise `ReadOnly`."""
     volatile_cache: bool = True
     """Completed writes may be lost by a power cut until a flush ("WCE")."""
+    persistent: bool = True
+    """What was flushed outlives this process."""
     unmap_behaviour: Unmap = Unmap.IGNORED
     optimal_unmap_sectors: int = 1
     """Unmaps aligned to and in multiples of this many sectors free the most."""

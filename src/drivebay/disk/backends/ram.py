@@ -19,6 +19,7 @@ class RamDisk(FdDisk):
     """
 
     kind = "mem"
+    persistent = False
 
     def __init__(self, size: int, *, sector_size: int = 512, read_only: bool = False) -> None:
         check_size("mem", size, sector_size)

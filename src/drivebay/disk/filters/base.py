@@ -30,6 +30,7 @@ _CONSTANTS: Final = (
     "physical_sector_size",
     "read_only",
     "volatile_cache",
+    "persistent",
     "unmap_behaviour",
     "optimal_unmap_sectors",
     "disk_id",

@@ -47,6 +47,7 @@ class LayeredDisk(Disk):
         self.physical_sector_size = top.physical_sector_size
         self.read_only = read_only
         self.volatile_cache = top.volatile_cache
+        self.persistent = top.persistent
         self.unmap_behaviour = top.unmap_behaviour
         self.optimal_unmap_sectors = top.optimal_unmap_sectors
         self.disk_id = next((layer.disk_id for layer in layers if layer.disk_id), None)

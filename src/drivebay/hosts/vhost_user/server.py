@@ -14,6 +14,7 @@ from typing import Final
 from drivebay.hosts.vhost_user.codec import Codec, PeerError, close_all
 from drivebay.hosts.vhost_user.session import Session
 from drivebay.platform.engine import Engine
+from drivebay.platform.logs import RationedLog
 from drivebay.platform.virtio import Device
 
 __all__ = ["ServerError", "VhostUserServer", "inherited_sockets", "listen"]
@@ -99,6 +100,7 @@ class VhostUserServer:
     def __init__(self, device: Device, engine: Engine, listener: socket.socket) -> None:
         self._device, self._engine, self._listener = device, engine, listener
         self._connection: _Connection | None = None
+        self.peer_log = RationedLog(log)  # a client that comes back at once may do so for ever
         listener.setblocking(False)
         engine.watch(listener.fileno(), self._accept)
 
@@ -114,7 +116,7 @@ class VhostUserServer:
             return
         name = self._listener.getsockname()
         if self._connection is not None:
-            log.warning("%s: refused a second client: a front end is connected already", name)
+            self.peer_log.warning("%s: refused a second client: one is connected already", name)
             client.close()
             return
         log.debug("%s: a front end has connected", name)
@@ -161,7 +163,7 @@ class _Connection:
         except BlockingIOError:
             return
         except (PeerError, OSError) as error:
-            log.warning("vhost-user: connection closed: %s", error)
+            self._server.peer_log.warning("vhost-user: connection closed: %s", error)
             self.close()
         except Exception:
             log.exception("vhost-user: connection closed by an unexpected error")

@@ -412,19 +412,19 @@ class Session:
 
     def get_inflight_fd(self, message: Message) -> None:
         """GET_INFLIGHT_FD: a fresh area, that the front end keeps for the next server."""
-        asked = _unpack(Inflight, message)
+        asked = _unpack(Inflight, message, exact=False)  # QEMU pads it to 24 bytes
         if not 0 < asked.num_queues <= len(self._vrings) or not 0 < asked.queue_size <= 32768:
             raise PeerError(f"in-flight area of {asked.num_queues} queues of {asked.queue_size}")
         fd, shape = InflightArea.create(asked.num_queues, asked.queue_size)
         try:
-            self._answer(message, shape, fd)
+            self._send(reply(message, shape.pack().ljust(len(message.payload), b"\0")), fd)
         finally:
             os.close(fd)
 
     def set_inflight_fd(self, message: Message) -> None:
         """SET_INFLIGHT_FD."""
         try:
-            shape = _unpack(Inflight, message)
+            shape = _unpack(Inflight, message, exact=False)
             if len(message.fds) != 1:
                 raise PeerError(f"SET_INFLIGHT_FD with {len(message.fds)} descriptors")
             self._inflight = InflightArea(message.fds[0], shape)

@@ -1,0 +1,173 @@
+"""``drivebay boot``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from drivebay.cli.backend import Backend
+from drivebay.cli.controllers import controller_options, parse_controllers
+from drivebay.cli.errors import CliError
+from drivebay.cli.main import print_json
+
+__all__ = ["command", "machine_arguments"]
+
+FIRMWARE = {"seabios": "seabios/bios-256k.bin", "ovmf": "OVMF/OVMF_CODE_4M.fd"}
+
+
+@click.command(name="boot")
+@controller_options
+@click.option(
+    "--run",
+    "script",
+    metavar="COMMAND",
+    help="Run a shell command in the guest; its exit status is ours.",
+)
+@click.option("--kernel", type=click.Path(exists=True, dir_okay=False), help="Boot this kernel.")
+@click.option(
+    "--initrd", type=click.Path(exists=True, dir_okay=False), help="Its initial file system."
+)
+@click.option("--append", default="", help="Its command line.")
+@click.option(
+    "--firmware", metavar="NAME|PATH", help="Boot from a disk by firmware: seabios, ovmf or a file."
+)
+@click.option("--kvm", "accel", flag_value="kvm", help="Use KVM.")
+@click.option("--tcg", "accel", flag_value="tcg", help="Emulate the CPU.")
+@click.option("-m", "--memory", default="512M", show_default=True, help="The guest's memory.")
+@click.option("--cpus", default=1, show_default=True, help="The guest's CPUs.")
+@click.option("--timeout", default=600.0, show_default=True, help="Seconds that --run may take.")
+@click.option("--json", "as_json", is_flag=True, help="With --run, print the outcome as JSON.")
+@click.argument("qemu_args", nargs=-1, type=click.UNPROCESSED)
+def command(
+    virtio_blk: Sequence[str],
+    controllers: Sequence[str],
+    disks: Sequence[str],
+    script: str | None,
+    kernel: str | None,
+    initrd: str | None,
+    append: str,
+    firmware: str | None,
+    accel: str | None,
+    memory: str,
+    cpus: int,
+    timeout: float,
+    as_json: bool,
+    qemu_args: Sequence[str],
+) -> int:
+    """Serve disks and start a guest on them, in one go.
+
+    Without --kernel or --firmware it is a small Linux guest with disk tools: a shell on this
+    terminal, or with --run a command whose output and exit status are the guest's.
+
+    \b
+    drivebay boot --virtio-blk mem:256M --run 'mkfs.ext4 -q /dev/vda && fsck.ext4 -f /dev/vda'
+    drivebay boot --virtio-blk file:debian.img --firmware seabios -- -nic user
+    """
+    parse_controllers(virtio_blk, controllers, disks)  # mistakes first, before anything starts
+    if kernel and firmware:
+        raise CliError("--kernel and --firmware are two ways to boot", "choose one")
+    if script is not None and (kernel or firmware):
+        raise CliError("--run needs the guest that we know", "leave --kernel and --firmware out")
+    words = [("--virtio-blk", virtio_blk), ("--controller", controllers), ("--disk", disks)]
+    with Backend(
+        [word for option, texts in words for text in texts for word in (option, text)]
+    ) as backend:
+        arguments = [*_attachments(backend), *qemu_args]
+        common: dict[str, Any] = {"memory": memory, "cpus": cpus, "accel": accel or "auto"}
+        if kernel or firmware:
+            image = ["-kernel", str(kernel)] if kernel else _firmware(str(firmware))
+            image += ["-initrd", initrd] if initrd else []
+            image += ["-append", append] if append else []
+            return _foreground([*machine_arguments(**common), *image, *arguments])
+        return _stock(script, arguments, append, timeout, as_json, common)
+
+
+def _attachments(backend: Backend) -> list[str]:
+    """QEMU's arguments, in the words of the QEMU that we have."""
+    from drivebay.guests.qemu import find_qemu
+
+    words = backend.qemu_arguments
+    if find_qemu(_progress).version < (9, 2):
+        return [word.replace("reconnect-ms=100", "reconnect=1") for word in words]
+    return words
+
+
+def _stock(
+    script: str | None,
+    arguments: Sequence[str],
+    append: str,
+    timeout: float,
+    as_json: bool,
+    common: dict[str, Any],
+) -> int:
+    from drivebay.guests.initramfs import tools_for
+    from drivebay.guests.linux import LinuxGuest
+
+    guest = LinuxGuest(
+        qemu_args=arguments,
+        append=append,
+        tools=tools_for(script or ""),
+        progress=_progress,
+        **common,
+    )
+    if script is None:
+        return guest.interact()
+    result = guest.run_once(script, timeout=timeout, on_output=None if as_json else _stream)
+    if as_json:
+        print_json({"status": result.status, "seconds": result.seconds, "output": result.output})
+    return result.status
+
+
+def machine_arguments(memory: str, cpus: int, accel: str) -> list[str]:
+    """QEMU on this terminal, with memory that can be shared."""
+    from drivebay.guests.kvm import kvm_works
+    from drivebay.guests.qemu import find_qemu
+
+    kvm = accel == "kvm" or (accel == "auto" and kvm_works())
+    return [
+        *find_qemu(_progress).command(),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "mon:stdio"),
+        *("-machine", "q35,memory-backend=mem", "-m", memory, "-smp", str(cpus)),
+        *("-object", f"memory-backend-memfd,id=mem,size={memory},share=on"),
+        *(
+            ("-accel", "kvm", "-cpu", "host")
+            if kvm
+            else ("-accel", "tcg,thread=multi", "-cpu", "max")
+        ),
+    ]
+
+
+def _firmware(name: str) -> list[str]:
+    from drivebay.guests.qemu import find_qemu
+
+    path = name
+    if name in FIRMWARE:
+        path = str(find_qemu(_progress).firmware(FIRMWARE[name]))
+    if not os.path.isfile(path):
+        raise CliError(
+            f"firmware {name}: there is no such file", f"or one of {', '.join(FIRMWARE)}"
+        )
+    if name == "ovmf":
+        return ["-drive", f"if=pflash,format=raw,readonly=on,file={path}"]
+    return ["-bios", path]
+
+
+def _foreground(command_line: Sequence[str]) -> int:
+    from drivebay.guests.qemu import find_qemu
+
+    environment = {**os.environ, **find_qemu(_progress).environment}
+    return subprocess.run(command_line, env=environment, check=False).returncode
+
+
+def _progress(step: str) -> None:
+    sys.stderr.write(f"drivebay: {step}\n")
+
+
+def _stream(output: bytes) -> None:
+    sys.stdout.buffer.write(output)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,34 @@
+"""The arguments with which stock virtual machine monitors attach to a vhost-user socket."""
+
+from __future__ import annotations
+
+from drivebay.cli.controllers import ControllerConfig
+
+__all__ = ["SHARED_MEMORY", "cloud_hypervisor", "qemu"]
+
+SHARED_MEMORY = ("-object", "memory-backend-memfd,id=mem,size=1G,share=on")
+"""vhost-user needs guest memory that can be shared; add ``memory-backend=mem`` to -machine."""
+
+
+def qemu(controller: ControllerConfig, socket: str, *, milliseconds: bool = True) -> list[str]:
+    """QEMU's arguments for a controller. QEMU before 9.2 counts `reconnect` in seconds."""
+    reconnect = "reconnect-ms=100" if milliseconds else "reconnect=1"
+    path = socket.replace(",", ",,")
+    return [
+        "-chardev",
+        f"socket,id={controller.id},path={path},{reconnect}",
+        "-device",
+        f"vhost-user-blk-pci,chardev={controller.id},num-queues={controller.queues}"
+        f",queue-size={controller.queue_size}",
+    ]
+
+
+def cloud_hypervisor(controller: ControllerConfig, socket: str) -> list[str]:
+    """cloud-hypervisor's arguments for a controller."""
+    return [
+        "--memory",
+        "size=1G,shared=on",
+        "--disk",
+        f"vhost_user=true,socket={socket},num_queues={controller.queues}"
+        f",queue_size={controller.queue_size}",
+    ]

@@ -1,0 +1,102 @@
+"""The `drivebay` command. Subcommands are imported only when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import Any, Final
+
+import click
+
+from drivebay import __version__
+
+__all__ = ["cli", "main"]
+
+COMMANDS: Final = {
+    "boot": "Serve disks and start a guest on them, in one go.",
+    "completion": "Print the completion script of a shell.",
+    "demo": "Boot a small Linux guest on a drivebay disk and show what it does.",
+    "disk": "Look at disks, and create them.",
+    "serve": "Serve controllers with disks to virtual machines.",
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and one line, so that ``--help`` imports none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"drivebay.cli.{cmd_name}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List them without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
+@click.option("-v", "--verbose", count=True, help="Log more; twice: every protocol message.")
+def cli(verbose: int) -> None:
+    """A drive bay for virtual machines: storage controllers over any disk."""
+    import logging
+
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(level=level, format="drivebay: %(message)s")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit status: 1 for every error, usage errors too."""
+    try:
+        status = cli.main(args=arguments, prog_name="drivebay", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.exceptions.Abort:
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    except click.ClickException as error:
+        return _say(error.format_message(), _usage_hint(error))
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        from drivebay.cli.errors import told
+
+        known = told(error)
+        if known is None:
+            raise
+        return _say(str(known), known.hint)
+    return status if isinstance(status, int) else 0
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path} --help" if context else ""
+
+
+def _say(message: str, hint: str) -> int:
+    sys.stderr.write(f"drivebay: error: {message}\n")
+    if hint:
+        sys.stderr.write(f"hint: {hint}\n")
+    return 1
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on standard output, at once."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

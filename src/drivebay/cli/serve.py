@@ -1,0 +1,155 @@
+"""``drivebay serve``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import click
+
+from drivebay.cli import frontends
+from drivebay.cli.controllers import ControllerConfig, controller_options, parse_controllers
+from drivebay.cli.errors import CliError, told
+from drivebay.cli.main import print_json
+from drivebay.cli.supervisor import end_with_parent, supervise
+from drivebay.hosts.vhost_user.server import inherited_sockets, listen
+
+__all__ = ["command"]
+
+
+@click.command(name="serve")
+@controller_options
+@click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
+@click.option("--exit-with-parent", is_flag=True, help="End when the parent process ends.")
+def command(
+    virtio_blk: Sequence[str],
+    controllers: Sequence[str],
+    disks: Sequence[str],
+    as_json: bool,
+    exit_with_parent: bool,
+) -> int:
+    """Serve controllers with disks to virtual machines, each on a vhost-user socket.
+
+    Prints the arguments with which QEMU and cloud-hypervisor attach to them, then runs until
+    SIGTERM or Ctrl-C. SIGHUP looks at the sizes of the disks again, and tells the guests.
+
+    \b
+    drivebay serve --virtio-blk file:disk.img,socket=/tmp/vda.sock
+    drivebay serve --virtio-blk 'memdiff:file:base.img' --virtio-blk mem:1G
+    """
+    if exit_with_parent:
+        end_with_parent(os.getppid())
+    configs = parse_controllers(virtio_blk, controllers, disks)
+    with ExitStack() as stack:
+        listeners = _listeners(configs, stack)
+        return supervise(lambda ready: _serve(configs, listeners, as_json, ready))
+
+
+def _listeners(configs: Sequence[ControllerConfig], stack: ExitStack) -> list[socket.socket]:
+    """A socket for each controller: handed to us, named, or in a folder of its own."""
+    inherited = inherited_sockets()
+    wanting = [config for config in configs if config.socket is None]
+    if len(inherited) > len(wanting):
+        raise CliError(
+            f"{len(inherited)} sockets were handed over for {len(wanting)} controllers",
+            "leave socket=PATH out where a socket comes from LISTEN_FDS",
+        )
+    folder = ""
+    listeners = []
+    for config in configs:
+        if config.socket is None and inherited:
+            listener = inherited.pop(0)
+            config.socket = str(listener.getsockname())
+        else:
+            if config.socket is None:
+                folder = folder or _own_folder(stack)
+                config.socket = os.path.join(folder, f"{config.id}.sock")
+            listener = listen(config.socket)
+            stack.callback(_unlink, config.socket)
+        listeners.append(listener)
+    return listeners
+
+
+def _own_folder(stack: ExitStack) -> str:
+    folder = tempfile.mkdtemp(prefix="drivebay-", dir=os.environ.get("XDG_RUNTIME_DIR"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _unlink(path: str) -> None:
+    if os.path.exists(path):
+        os.unlink(path)
+
+
+def _serve(
+    configs: Sequence[ControllerConfig],
+    listeners: Sequence[socket.socket],
+    as_json: bool,
+    ready: Callable[[bool], None],
+) -> int:
+    """The data plane's process."""
+    from drivebay.cli.dataplane import DataPlane
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        plane = DataPlane(configs, listeners)
+        ready(plane.persistent)
+        lines = [
+            _line(config, disk.byte_count)
+            for config, disk in zip(configs, plane.disks, strict=True)
+        ]
+        if as_json:
+            print_json({"event": "ready", "pid": os.getpid(), "controllers": lines})
+        else:
+            _print_ready(lines)
+        plane.run()
+        if as_json:
+            print_json({"event": "end", "controllers": plane.statistics()})
+    except Exception as error:
+        known = told(error)
+        if known is None:
+            traceback.print_exc()
+            return 1
+        sys.stderr.write(
+            f"drivebay: error: {known}\n" + (f"hint: {known.hint}\n" * bool(known.hint))
+        )
+        return 1
+    return 0
+
+
+def _line(config: ControllerConfig, size: int) -> dict[str, Any]:
+    assert config.socket is not None
+    return {
+        "id": config.id,
+        "kind": config.kind,
+        "disk": config.disks[0].attachment.disk.text,
+        "size": size,
+        "socket": config.socket,
+        "qemu": frontends.qemu(config, config.socket),
+        "cloud-hypervisor": frontends.cloud_hypervisor(config, config.socket),
+    }
+
+
+def _print_ready(lines: Sequence[dict[str, Any]]) -> None:
+    from shlex import join
+
+    from drivebay.disk.tree import size_text
+
+    for line in lines:
+        click.echo(f"{line['id']}: {line['kind']}, {line['disk']}, {size_text(line['size'])}")
+        click.echo(f"  socket            {line['socket']}")
+        click.echo(f"  QEMU              {join(line['qemu'])}")
+        click.echo(f"  cloud-hypervisor  {join(line['cloud-hypervisor'])}")
+    click.echo(f"QEMU also needs shared memory: {join(frontends.SHARED_MEMORY)}")
+    click.echo("                               -machine q35,memory-backend=mem -m 1G")
+    click.echo("QEMU before 9.2 says reconnect=1 for reconnect-ms=100. Ctrl-C ends.")
+    sys.stdout.flush()
