@@ -1,9 +1,9 @@
-"""A guest with one virtio block device at xv6's address, and a driver for it."""
+"""The bench, ready to be taken by a test."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,36 +11,18 @@ from drivebay.controllers.virtio.block import BlockDevice
 from drivebay.controllers.virtio.mmio import MmioTransport
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.contract import Disk
-from drivebay.drivers.virtio_blk import VirtioBlk
-from drivebay.drivers.virtio_ring import Arena
 from drivebay.platform.engine import Engine
 from drivebay.platform.interrupts import Line
 from drivebay.platform.memory import GuestMemory
 from drivebay.platform.mmio import MmioSpace
 
-BASE = 0x10001000  # where xv6 looks for it
-RAM_START, RAM_SIZE = 0x80000000, 16 << 20
+from .bench import BASE, RAM_SIZE, RAM_START, RINGS, Bench, MakeBench
 
 
-@dataclass
-class Bench:
-    """One device on the bench: everything a test may want to touch."""
-
-    engine: Engine
-    disk: Disk
-    memory: GuestMemory
-    device: BlockDevice
-    transport: MmioTransport
-    line: Line
-    space: MmioSpace
-    levels: list[bool] = field(default_factory=list)
-
-    def driver(self, **options: object) -> VirtioBlk:
-        arena = Arena(self.memory, RAM_START, RAM_SIZE)
-        return VirtioBlk(self.space, BASE, arena, poll=lambda: self.engine.turn(0.01), **options)  # type: ignore[arg-type]
-
-
-MakeBench = Callable[..., Bench]
+@pytest.fixture(params=RINGS.values(), ids=list(RINGS))
+def features(request: pytest.FixtureRequest) -> int:
+    """What the driver wants, once for each kind of ring."""
+    return int(request.param)
 
 
 @pytest.fixture
@@ -54,7 +36,9 @@ def engine() -> Iterator[Engine]:
 def bench(engine: Engine) -> MakeBench:
     """Makes a bench for a disk; the arguments of `BlockDevice` may be given."""
 
-    def make(disk: Disk | None = None, memory: GuestMemory | None = None, **options: object) -> Bench:
+    def make(
+        disk: Disk | None = None, memory: GuestMemory | None = None, **options: object
+    ) -> Bench:
         disk = disk or RamDisk(1 << 20)
         memory = memory or GuestMemory.of_size(RAM_SIZE, RAM_START)
         device = BlockDevice(disk, engine, **options)  # type: ignore[arg-type]
@@ -66,3 +50,11 @@ def bench(engine: Engine) -> MakeBench:
         return Bench(engine, disk, memory, device, transport, line, space, levels)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def no_bug_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """An error in the log is a bug of ours; a test that wants one clears the log."""
+    yield
+    bugs = [r.getMessage() for r in caplog.get_records("call") if r.levelno >= logging.ERROR]
+    assert not bugs, bugs

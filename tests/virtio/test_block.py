@@ -6,24 +6,10 @@ import os
 
 import pytest
 
-from drivebay.controllers.virtio.registers import BlockFeature, RingFeature
+from drivebay.controllers.virtio.registers import BlockFeature
 from drivebay.drivers.virtio_blk import DeviceError
 
-from .conftest import MakeBench
-
-ALL = ~0
-SPLIT = ALL & ~(1 << RingFeature.RING_PACKED)
-RINGS = {
-    "split": SPLIT & ~(1 << RingFeature.EVENT_IDX),
-    "split, event index": SPLIT,
-    "packed": ALL & ~(1 << RingFeature.EVENT_IDX),
-    "packed, event index": ALL,
-}
-
-
-@pytest.fixture(params=RINGS.values(), ids=RINGS.keys())
-def features(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
+from .bench import MakeBench
 
 
 def test_what_is_written_is_read_back(bench: MakeBench, features: int) -> None:

@@ -25,11 +25,12 @@ class Arena:
         self._next, self._end = start, start + size
 
     def take(self, size: int, align: int = 16) -> int:
-        """The address of `size` fresh bytes. Raises `MemoryError` when there are none left."""
+        """The address of `size` zero bytes. Raises `MemoryError` when there are none left."""
         address = -(-self._next // align) * align
         if address + size > self._end:
             raise MemoryError(f"{size} bytes: the arena is used up")
         self._next = address + size
+        self.memory.view(address, size)[:] = bytes(size)
         return address
 
 

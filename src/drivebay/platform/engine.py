@@ -47,8 +47,17 @@ class Task:
         suspension: Suspension[Any],
     ) -> None:
         self._engine, self._coroutine, self._done = engine, coroutine, done
-        self._suspension: Suspension[Any] | None = suspension
-        suspension.begin(engine, self._resumer(suspension))
+        self._suspension: Suspension[Any] | None = None
+        self._begin(suspension)
+
+    def _begin(self, suspension: Suspension[Any]) -> None:
+        """Wait. A wait that cannot begin ends with what it raised: the coroutine must be told."""
+        self._suspension = suspension
+        resume = self._resumer(suspension)
+        try:
+            suspension.begin(self._engine, resume)
+        except Exception as error:
+            resume(None, error)
 
     def _resumer(self, suspension: Suspension[Any]) -> Resume:
         """Any thread may call it, late or twice: only the wait it belongs to is ended by it."""
@@ -70,8 +79,7 @@ class Task:
         except (Exception, Cancelled) as failure:
             self._done(None, failure)
         else:
-            self._suspension = following
-            following.begin(self._engine, self._resumer(following))
+            self._begin(following)
 
     def cancel(self) -> bool:
         """End the coroutine now, with `Cancelled`, if what it waits for can be given up.
@@ -114,7 +122,7 @@ class Engine:
         self._timer_order = itertools.count()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._woken = False
-        self._running = False
+        self._stopping = False
         self._workers = workers
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Resume] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -197,9 +205,10 @@ class Engine:
 
     def _due_timers(self) -> float:
         """Call what is due; seconds to the next timer, or -1."""
+        now = time.monotonic()  # once: a timer that sets the next is no reason to stay here
         while self._timers:
             due, _, timer = self._timers[0]
-            wait = due - time.monotonic()
+            wait = due - now
             if wait > 0 and timer.callback is not None:
                 return wait
             heapq.heappop(self._timers)
@@ -235,9 +244,9 @@ class Engine:
 
     def run(self) -> None:
         """Take turns until `stop`."""
-        self._running = True
-        while self._running:
+        while not self._stopping:
             self.turn()
+        self._stopping = False
 
     def run_until(self, condition: Callable[[], bool], timeout: float = 10.0) -> bool:
         """Take turns until `condition` holds or `timeout` seconds have passed; whether it holds."""
@@ -250,8 +259,8 @@ class Engine:
         return True
 
     def stop(self) -> None:
-        """End `run` after this turn. Any thread may ask."""
-        self._running = False
+        """End `run` after this turn, or before its first. Any thread may ask."""
+        self._stopping = True
         self.later(lambda: None)
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ __all__ = ["RationedLog"]
 
 
 class RationedLog:
-    """Warnings about one guest: at most `burst` at once, then one every `interval` seconds."""
+    """Lines about one guest: at most `burst` at once, then one every `interval` seconds."""
 
     def __init__(self, logger: logging.Logger, burst: int = 10, interval: float = 5.0) -> None:
         self._log, self._burst, self._interval = logger, burst, interval
@@ -19,6 +19,19 @@ class RationedLog:
 
     def warning(self, message: str, *arguments: object) -> None:
         """Log it, unless too much was logged lately; what was left out is counted and told."""
+        self._say(logging.WARNING, message, arguments, None)
+
+    def error(self, message: str, *arguments: object, exc_info: BaseException) -> None:
+        """The same for an error, with its traceback."""
+        self._say(logging.ERROR, message, arguments, exc_info)
+
+    def _say(
+        self,
+        level: int,
+        message: str,
+        arguments: tuple[object, ...],
+        error: BaseException | None,
+    ) -> None:
         now = time.monotonic()
         self._left = min(self._burst, self._left + (now - self._last) / self._interval)
         self._last = now
@@ -28,4 +41,4 @@ class RationedLog:
         self._left -= 1
         if self._dropped:
             message, self._dropped = f"{message} ({self._dropped} more were not logged)", 0
-        self._log.warning(message, *arguments)
+        self._log.log(level, message, *arguments, exc_info=error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from bisect import bisect_right
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 __all__ = ["GuestMemory", "GuestMemoryFault", "Region"]
 
@@ -44,7 +44,7 @@ class GuestMemory:
         self.replace(regions)
 
     @classmethod
-    def of_size(cls, size: int, address: int = 0) -> GuestMemory:
+    def of_size(cls, size: int, address: int = 0) -> Self:
         """Fresh zeroed RAM of `size` bytes at `address`."""
         return cls([Region(address, memoryview(mmap.mmap(-1, size)))])
 

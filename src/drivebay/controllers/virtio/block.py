@@ -24,6 +24,7 @@ from drivebay.controllers.virtio.registers import (
 from drivebay.controllers.virtio.requests import (
     FAULT,
     NO_TYPE,
+    TWO_WAYS,
     Frame,
     Refused,
     any_frame,
@@ -60,12 +61,7 @@ def mask(*features: BlockFeature | RingFeature) -> int:
     return sum(1 << feature for feature in features)
 
 
-RING_FEATURES: Final = mask(
-    RingFeature.INDIRECT_DESC,
-    RingFeature.EVENT_IDX,
-    RingFeature.VERSION_1,
-    RingFeature.RING_PACKED,
-)
+RING_FEATURES: Final = mask(RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX, RingFeature.VERSION_1)
 
 
 class BlockStatistics:
@@ -86,7 +82,8 @@ class BlockStatistics:
 class BlockDevice:
     """A virtio block device on `engine` for `disk`, with `queues` request queues.
 
-    `serial` is what GET_ID answers, 20 bytes at most. Raises `ValueError` for what cannot be.
+    `serial` is what GET_ID answers, 20 bytes at most; `packed` offers packed rings. Raises
+    `ValueError` for what cannot be.
     """
 
     device_id = DEVICE_ID_BLOCK
@@ -99,6 +96,7 @@ class BlockDevice:
         serial: str | None = None,
         queues: int = 1,
         queue_size: int = QUEUE_SIZE,
+        packed: bool = True,
     ) -> None:
         if not 1 <= queues <= MAX_QUEUES:
             raise ValueError(f"{queues} queues: from 1 to {MAX_QUEUES} are possible")
@@ -111,6 +109,7 @@ class BlockDevice:
         self.disk, self._engine = disk, engine
         self._id = serial.encode().ljust(ID_BYTES, b"\0")
         self.queue_sizes: Sequence[int] = (queue_size,) * queues
+        self._ring_features = RING_FEATURES | (mask(RingFeature.RING_PACKED) if packed else 0)
         self.statistics = BlockStatistics()
         self._ratio: int = disk.sector_size // SECTOR_SIZE
         self._shift: int = self._ratio.bit_length() - 1
@@ -118,14 +117,14 @@ class BlockDevice:
         self._read, self._write = disk.read, disk.write
         self._transport: Transport | None = None
         self._runners: dict[int, Runner] = {}
-        self._guest_log = RationedLog(log)
+        self._guest_log, self._bug_log = RationedLog(log), RationedLog(log)
         self._serving: dict[int, Callable[[Frame], Operation]] = {
             BlockType.FLUSH: self._flush,
             BlockType.GET_ID: self._get_id,
             BlockType.DISCARD: self._discard,
             BlockType.WRITE_ZEROES: self._write_zeroes,
         }
-        self.writeback = disk.volatile_cache
+        self._features = 0
         self.set_features(self.features)
         disk.on_resize(self._resized)
 
@@ -134,7 +133,7 @@ class BlockDevice:
     @property
     def features(self) -> int:
         """The feature bits on offer."""
-        offered = RING_FEATURES | mask(
+        offered = self._ring_features | mask(
             BlockFeature.SEG_MAX,
             BlockFeature.BLK_SIZE,
             BlockFeature.TOPOLOGY,
@@ -150,10 +149,14 @@ class BlockDevice:
         return offered | mask(BlockFeature.WRITE_ZEROES)
 
     def set_features(self, features: int) -> None:
-        """The driver has chosen these. A driver that knows no flush gets no volatile cache."""
+        """The driver has chosen these. One that knows no flush gets no volatile cache (5.2.5.2).
+
+        The same again leaves the cache as the driver has switched it: a front end has reconnected.
+        """
+        if features == self._features:
+            return
         self._features = features
-        if not features & mask(BlockFeature.CONFIG_WCE):
-            self.writeback = bool(features & mask(BlockFeature.FLUSH)) and self.disk.volatile_cache
+        self.writeback = bool(features & mask(BlockFeature.FLUSH)) and self.disk.volatile_cache
         self._fua = not self.writeback
 
     def read_config(self) -> bytes:
@@ -235,14 +238,14 @@ class BlockDevice:
         kind, sector, data, length, written, ram, status_at = frame
         try:
             if kind == IN:
-                if length & self._inside_sector or sector & self._inside_ratio:
-                    raise Refused(BlockStatus.IOERR, f"{length} bytes at {sector}")
+                if length & self._inside_sector or sector & self._inside_ratio or written <= length:
+                    raise self._misfit(frame)
                 self.statistics.reads += 1
                 self.statistics.read_bytes += length
                 operation = self._read(sector >> self._shift, data)
             elif kind == OUT:
-                if length & self._inside_sector or sector & self._inside_ratio:
-                    raise Refused(BlockStatus.IOERR, f"{length} bytes at {sector}")
+                if length & self._inside_sector or sector & self._inside_ratio or written > 1:
+                    raise self._misfit(frame)
                 self.statistics.writes += 1
                 self.statistics.write_bytes += length
                 operation = self._write(sector >> self._shift, data, self._fua)
@@ -258,6 +261,13 @@ class BlockDevice:
         done = partial(self._ended, runner, head, frame)
         runner.park(head, operation, suspension, done)
         return None
+
+    @staticmethod
+    def _misfit(frame: Frame) -> Refused:
+        """Data that cannot be what the request is about, or lie where it may not use them."""
+        _, sector, _, length, written, _, _ = frame
+        side = "readable" if written <= length else "writable"
+        return Refused(BlockStatus.IOERR, f"{length} {side} bytes at {sector}")
 
     def _ended(
         self, runner: Runner, head: int, frame: Frame, _value: Any, error: BaseException | None
@@ -276,7 +286,7 @@ class BlockDevice:
         if isinstance(error, Refused | DiskError):
             self._guest_log.warning("virtio-blk request type %d: %s", kind, error)
             return error.status if isinstance(error, Refused) else BlockStatus.IOERR
-        log.error("virtio-blk request type %d failed", kind, exc_info=error)
+        self._bug_log.error("virtio-blk request type %d failed", kind, exc_info=error)
         return BlockStatus.IOERR
 
     # -- what the other types do -----------------------------------------------------------------
@@ -288,8 +298,11 @@ class BlockDevice:
     async def _get_id(self, frame: Frame) -> None:
         """The serial, cut to what the driver has room for."""
         self.statistics.other += 1
+        _, _, data, length, written, _, _ = frame
+        if written <= length:
+            raise self._misfit(frame)
         rest = self._id
-        for buffer in frame[2]:
+        for buffer in data:
             part = rest[: len(buffer)]
             buffer[: len(part)] = part
             rest = rest[len(part) :]
@@ -311,7 +324,10 @@ class BlockDevice:
             raise Refused(BlockStatus.IOERR, f"{feature.name} on a read-only disk")
         if not self.features & mask(feature):
             raise Refused(BlockStatus.UNSUPP, f"{feature.name} was not offered")
-        ranges = segments(frame[2], frame[3], MAX_SEGMENTS)
+        _, _, data, length, written, _, _ = frame
+        if written > 1:
+            raise self._misfit(frame)
+        ranges = segments(data, length, MAX_SEGMENTS)
         capacity = self.disk.sector_count * self._ratio
         for segment in ranges:
             start, count = segment.sector, segment.num_sectors
@@ -338,4 +354,6 @@ class BlockDevice:
             raise Refused(BlockStatus.IOERR, "a buffer that is not in RAM")
         if kind == NO_TYPE:
             raise Refused(BlockStatus.IOERR, "a header of less than 16 bytes")
+        if kind == TWO_WAYS:
+            raise Refused(BlockStatus.IOERR, "data to read and data to write")
         raise Refused(BlockStatus.UNSUPP, "not supported")

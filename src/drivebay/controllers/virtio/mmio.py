@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Final
 
 from drivebay.controllers.virtio.registers import (
@@ -29,6 +30,7 @@ USED_BUFFER = int(InterruptCause.USED_BUFFER)
 FEATURES_OK = int(DeviceStatus.FEATURES_OK)
 DRIVER_OK = int(DeviceStatus.DRIVER_OK)
 NEEDS_RESET = int(DeviceStatus.DEVICE_NEEDS_RESET)
+LIVE = FEATURES_OK | DRIVER_OK
 
 
 class _QueueSetup:
@@ -58,7 +60,6 @@ class MmioTransport:
         self._device, self._memory, self._line = device, memory, line
         self._registers = MmioRegisters.bind(self)
         self._guest_log = RationedLog(log)
-        self._stopping = 0
         self._generation = 0
         self._clear()
         device.attach(self)
@@ -70,6 +71,8 @@ class MmioTransport:
         self._device_features_sel = self._driver_features_sel = self._queue_sel = 0
         self._setups = [_QueueSetup(size) for size in self._device.queue_sizes]
         self._running: set[int] = set()
+        self._ending: set[int] = set()  # queues that were told to stop and are not at rest
+        self._resetting = False
         self._interrupts = 0
         self._line.set(False)
 
@@ -159,21 +162,21 @@ class MmioTransport:
             setup.size = value
 
     def read_QueueReady(self) -> int:
-        """Whether the driver has finished setting it up."""
+        """Whether the driver has finished setting it up; still 1 while it comes to rest."""
         setup = self._selected()
         return int(setup is not None and setup.ready)
 
     def write_QueueReady(self, value: int) -> None:
         """The driver has finished setting it up, or takes it back."""
         setup = self._selected()
-        if setup is None:
+        if setup is None or self._resetting:
             return
-        setup.ready = bool(value & 1)
-        if setup.ready and self._status & DRIVER_OK:
-            self._start(self._queue_sel)
-        elif not setup.ready and self._queue_sel in self._running:
-            self._running.discard(self._queue_sel)
-            self._device.stop_queue(self._queue_sel, lambda _: None, cancel=True)
+        if not value & 1:
+            self._stop(self._queue_sel)
+        elif not setup.ready:
+            setup.ready = True
+            if self._status & LIVE == LIVE:
+                self._start(self._queue_sel)
 
     def write_QueueNotify(self, value: int) -> None:
         """There is work in queue `value`."""
@@ -225,13 +228,26 @@ class MmioTransport:
             self._running.discard(index)
             self.needs_reset()
 
+    def _stop(self, index: int) -> None:
+        if index in self._running:
+            self._running.discard(index)
+            self._ending.add(index)
+            self._device.stop_queue(index, partial(self._stopped, index), cancel=True)
+        elif index not in self._ending:
+            self._setups[index].ready = False
+
+    def _stopped(self, index: int, _position: int) -> None:
+        self._ending.discard(index)
+        self._setups[index].ready = False
+        self._look_reset()
+
     # -- interrupts ------------------------------------------------------------------------------
 
     def _used(self) -> None:
         self._interrupt(USED_BUFFER)
 
     def _interrupt(self, cause: int) -> None:
-        if not self._stopping:
+        if not self._resetting:
             self._interrupts |= cause
             self._line.set(True)
 
@@ -269,10 +285,10 @@ class MmioTransport:
 
     def write_Status(self, value: int) -> None:
         """The driver sets bits as it goes on, or resets the device with zero."""
+        value &= 0xFF
         if value == 0:
             self._reset()
-            return
-        if self._stopping:
+        if self._resetting:
             return
         gained = value & ~self._status & ~NEEDS_RESET
         if gained & FEATURES_OK and not self._acceptable():
@@ -284,8 +300,8 @@ class MmioTransport:
             if not self._status & FEATURES_OK:  # section 3.1.1: features come first
                 self.needs_reset()
                 return
-            for index, setup in enumerate(self._setups):
-                if setup.ready:
+            for index in range(len(self._setups)):
+                if self._setups[index].ready:
                     self._start(index)
 
     def _acceptable(self) -> bool:
@@ -297,19 +313,15 @@ class MmioTransport:
         return not self._features & ~self._device.features
 
     def _reset(self) -> None:
-        if self._stopping:
+        """Stop all queues; the reset has ended when nothing of them is in flight."""
+        if self._resetting:
             return
-        running = tuple(self._running)
-        self._running.clear()
+        self._resetting = True
         self._line.set(False)
-        if not running:
-            self._clear()
-            return
-        self._stopping = len(running)
-        for index in running:
-            self._device.stop_queue(index, self._queue_stopped, cancel=True)
+        for index in tuple(self._running):
+            self._stop(index)
+        self._look_reset()
 
-    def _queue_stopped(self, _position: int) -> None:
-        self._stopping -= 1
-        if not self._stopping:
+    def _look_reset(self) -> None:
+        if self._resetting and not self._running and not self._ending:
             self._clear()

@@ -68,20 +68,28 @@ class PackedQueue(Queue):
     def _offset(self) -> int:
         return self._next | self._next_wrap << 15
 
-    def _available(self) -> bool:
-        """Whether the descriptor at the next position is the driver's offer (section 2.8.1)."""
+    def _offer(self) -> int | None:
+        """The flags of the descriptor at the next position, if it is an offer (section 2.8.1).
+
+        A ring that is all in flight has none, whatever it says.
+        """
+        if self._slots >= self.size:
+            return None
         flags = self._halves[8 * self._next + 7]
-        return flags & BOTH == (AVAIL if self._next_wrap else USED)
+        return flags if flags & BOTH == (AVAIL if self._next_wrap else USED) else None
 
     def pop(self) -> Chain | None:
         """The next chain the driver made available, or None. Raises `RingError`."""
-        if self._slots >= self.size or not self._available():
+        head_flags = self._offer()
+        if head_flags is None:
             return None
         rows: list[Row] = []
         position, wrap, slots = self._next, self._next_wrap, 0
         while True:
-            # Its flags were read above, or follow from the head's: the rest is valid now.
+            # The head's flags come first, the rest is valid after them: each is read once.
             address, length, ident, flags = read_descriptor(self._ring, position << 4)
+            if not slots:
+                flags = head_flags
             position, slots = position + 1, slots + 1
             if position == self.size:
                 position, wrap = 0, wrap ^ 1
@@ -133,7 +141,7 @@ class PackedQueue(Queue):
             self._halves[half] = flags
         self._unpublished.clear()
         barrier()
-        wanted = self._driver[FLAGS]
+        wanted = self._driver[FLAGS] & 3  # the other bits are reserved
         if wanted == DESC and self.event_idx:
             signal = self._passed(self._driver[OFFSET_WRAP])
         else:
@@ -161,7 +169,7 @@ class PackedQueue(Queue):
         else:
             self._device[FLAGS] = int(EventFlag.ENABLE)
         barrier()
-        return not self._available()
+        return self._offer() is None
 
     def disarm(self) -> None:
         """Ask for no kicks."""

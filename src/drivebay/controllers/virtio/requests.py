@@ -14,11 +14,22 @@ from drivebay.disk.contract import byte_length
 from drivebay.platform.memory import GuestMemory
 from drivebay.platform.virtio import RingError
 
-__all__ = ["FAULT", "NO_TYPE", "Frame", "Refused", "any_frame", "plain_frame", "segments", "take"]
+__all__ = [
+    "FAULT",
+    "NO_TYPE",
+    "TWO_WAYS",
+    "Frame",
+    "Refused",
+    "any_frame",
+    "plain_frame",
+    "segments",
+    "take",
+]
 
 HEADER_BYTES: Final = BlockRequest.size
 NO_TYPE: Final = -1
 FAULT: Final = -2
+TWO_WAYS: Final = -3
 read_header = BlockRequest.layout.unpack_from
 
 
@@ -35,7 +46,8 @@ Frame = tuple[int, int, list[memoryview], int, int, memoryview, int]
 
 Its type; its sector (of 512 bytes); its data, which the device reads or else writes (no type that
 we know has both), and the length of that; what the used ring says, which is all that the device may
-have written; the memory that the status goes to, and where in it.
+write: 1 for the status, and `length` more if the data are the device's to write; the memory that
+the status goes to, and where in it.
 """
 
 
@@ -78,7 +90,8 @@ def plain_frame(rows: list[Row], window: tuple[int, int, memoryview]) -> Frame |
 def any_frame(rows: list[Row], memory: GuestMemory) -> Frame:
     """The request, cut and placed anywhere.
 
-    Its type is `FAULT` if it names memory that is none, and `NO_TYPE` if its header is too short.
+    Its type is `FAULT` if it names memory that is none, `NO_TYPE` if its header is too short, and
+    `TWO_WAYS` if it has data to read and data to write.
     Raises `RingError` if there is no place for the status, since then nothing can be answered.
     """
     readable, writable, fault = gather(memory, rows)
@@ -94,6 +107,8 @@ def any_frame(rows: list[Row], memory: GuestMemory) -> Frame:
     kind, _, sector = read_header(header) if whole else (NO_TYPE, 0, 0)
     if fault is not None:
         kind = FAULT
+    elif readable and writable:
+        kind = TWO_WAYS
     data = readable or writable
     return kind, sector, data, byte_length(data), written, ram, status_at
 

@@ -59,8 +59,9 @@ class Runner:
                 chain = pop()
                 if chain is None:
                     queue.publish()
-                    if queue.arm():
+                    if self._closed or queue.arm():
                         return
+                    left -= 1  # a ring that shows work and gives none must not keep us
                     continue
                 head, rows = chain
                 written = serve(self, head, rows)
@@ -69,9 +70,12 @@ class Runner:
                 left -= 1
                 if not left % BATCH:
                     queue.publish()
+                    if self._closed:  # the interrupt made the driver stop us
+                        return
             queue.publish()
             self._engine.later(self.drain)
         except RingError as error:
+            queue.publish()  # what came before the broken chain was served
             self._fail(error)
         finally:
             self._draining = False
@@ -105,8 +109,9 @@ class Runner:
         self.queue.publish()
 
     def _fail(self, error: RingError) -> None:
-        self._closed = True
-        self._broken(error)
+        if not self._closed:
+            self._closed = True
+            self._broken(error)
 
     # -- stopping --------------------------------------------------------------------------------
 

@@ -1,0 +1,169 @@
+"""A guest with one virtio block device at xv6's address, and words for what hostile guests do."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from drivebay.controllers.virtio.block import BlockDevice
+from drivebay.controllers.virtio.mmio import MmioTransport
+from drivebay.controllers.virtio.registers import BlockRequest, RingFeature
+from drivebay.disk.contract import Disk
+from drivebay.drivers.virtio_blk import VirtioBlk
+from drivebay.drivers.virtio_ring import Arena, Buffer, PackedDriverRing, SplitDriverRing
+from drivebay.platform.engine import Engine
+from drivebay.platform.interrupts import Line
+from drivebay.platform.memory import GuestMemory
+from drivebay.platform.mmio import MmioSpace
+from drivebay.platform.virtio import DeviceStatus
+
+BASE = 0x10001000  # where xv6 looks for it
+RAM_START, RAM_SIZE = 0x80000000, 16 << 20
+
+ALL = ~0
+EVENT_IDX, PACKED = 1 << RingFeature.EVENT_IDX, 1 << RingFeature.RING_PACKED
+SPLIT = ALL & ~PACKED
+RINGS = {
+    "split": SPLIT & ~EVENT_IDX,
+    "split, event index": SPLIT,
+    "packed": ALL & ~EVENT_IDX,
+    "packed, event index": ALL,
+}
+
+OK, IOERR, UNSUPP = 0, 1, 2
+NO_ANSWER = 0xFF
+"""What a status byte holds before the device has written it."""
+
+
+@dataclass
+class Bench:
+    """One device on the bench: everything a test may want to touch."""
+
+    engine: Engine
+    disk: Disk
+    memory: GuestMemory
+    device: BlockDevice
+    transport: MmioTransport
+    line: Line
+    space: MmioSpace
+    levels: list[bool] = field(default_factory=list)
+
+    def driver(self, arena: Arena | None = None, **options: Any) -> VirtioBlk:
+        arena = arena or Arena(self.memory, self.memory.regions[0].address, RAM_SIZE)
+        return VirtioBlk(self.space, BASE, arena, poll=lambda: self.engine.turn(0.01), **options)
+
+    def guest(self, arena: Arena | None = None, **options: Any) -> Guest:
+        return Guest(self, self.driver(arena, **options))
+
+    def settle(self) -> None:
+        """Let the device do all it can do now."""
+        for _ in range(8):
+            self.engine.turn(0)
+
+    @property
+    def needs_reset(self) -> bool:
+        return DeviceStatus(self.transport.read_Status()).DEVICE_NEEDS_RESET
+
+    def still_works(self) -> None:
+        """After a reset the device serves a driver as if nothing had been."""
+        for features in (SPLIT, ALL):
+            driver = self.driver(features=features)
+            assert not self.needs_reset
+            size = self.disk.sector_size
+            if self.disk.read_only:
+                driver.read(0, size)
+                continue
+            driver.write(size // 512, b"\xa5" * size)
+            assert driver.read(size // 512, size) == b"\xa5" * size
+            driver.flush()
+        driver.reset()
+
+    @contextmanager
+    def survives(self, seconds: float = 1.0) -> Iterator[None]:
+        """What happens inside takes no longer than that, and afterwards the device still works."""
+        started = time.perf_counter()
+        yield
+        self.settle()
+        took = time.perf_counter() - started
+        assert took < seconds, f"it took {took:.2f} s"
+        self.still_works()
+
+
+MakeBench = Callable[..., Bench]
+
+
+class Sent(NamedTuple):
+    """A request as a guest has laid it out."""
+
+    chain: list[Buffer]
+    data: int
+    length: int
+    status_at: int
+
+
+class Guest:
+    """Whoever is behind the driver: he can put anything anywhere."""
+
+    def __init__(self, bench: Bench, driver: VirtioBlk) -> None:
+        self.bench, self.driver, self.memory = bench, driver, bench.memory
+        self.arena = driver.arena
+
+    @property
+    def split(self) -> SplitDriverRing:
+        ring = self.driver.ring()
+        assert isinstance(ring, SplitDriverRing)
+        return ring
+
+    @property
+    def packed(self) -> PackedDriverRing:
+        ring = self.driver.ring()
+        assert isinstance(ring, PackedDriverRing)
+        return ring
+
+    def put(self, data: bytes) -> int:
+        """The address of fresh memory that holds `data`."""
+        address = self.arena.take(len(data))
+        self.memory.view(address, len(data))[:] = data
+        return address
+
+    def get(self, address: int, length: int) -> bytes:
+        return bytes(self.memory.view(address, length))
+
+    def request(self, kind: int, sector: int = 0, *, out: bytes = b"", room: int = 0) -> Sent:
+        """A request, laid out but not sent: data to write, or room to read into."""
+        header = self.put(struct.pack("<IIQ", kind, 0, sector))
+        status_at = self.put(bytes([NO_ANSWER]))
+        chain = [Buffer(header, BlockRequest.size, False)]
+        data = self.put(out or bytes(room))
+        if out or room:
+            chain.append(Buffer(data, len(out) or room, not out))
+        chain.append(Buffer(status_at, 1, True))
+        return Sent(chain, data, len(out) or room, status_at)
+
+    def send(self, chain: Sequence[Buffer], *, indirect: bool = False) -> int:
+        """Put a chain into the first ring and kick; its token."""
+        table = self.arena.take(16 * len(chain)) if indirect else None
+        token = self.driver.ring().add(chain, indirect=table)
+        self.kick()
+        return token
+
+    def kick(self) -> None:
+        self.driver.notify(0)
+        self.bench.settle()
+
+    def status(self, request: Sent) -> int:
+        return self.memory.view(request.status_at, 1)[0]
+
+    def ask(self, request: Sent, *, indirect: bool = False) -> int:
+        """Send it; its status, or `NO_ANSWER`."""
+        self.send(request.chain, indirect=indirect)
+        list(self.driver.ring().take())
+        return self.status(request)
+
+    def used(self) -> list[tuple[int, int]]:
+        """What the device has given back since the last look: token and bytes written."""
+        return list(self.driver.ring().take())
