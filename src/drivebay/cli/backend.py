@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -50,6 +51,10 @@ class Backend:
         if event["event"] != "ready":
             raise CliError(f"the server said {line.strip()}")
         self.controllers, self.pid = event["controllers"], event["pid"]
+
+    def refresh(self) -> None:
+        """Have it look at the sizes of its disks again."""
+        self._process.send_signal(signal.SIGHUP)
 
     def __exit__(
         self,

@@ -14,6 +14,7 @@ from drivebay.disk.spec import Attachment, parse_attachment
 __all__ = ["ControllerConfig", "DiskConfig", "controller_options", "parse_controllers"]
 
 KINDS: Final = ("virtio-blk",)
+CONTROLLER_FLAGS: Final = ("packed",)
 DISK_FLAGS: Final = ("ro",)
 CONTROLLER_KEYS: Final = ("id", "socket", "queues", "queue-size")
 DISK_KEYS: Final = ("serial",)
@@ -37,6 +38,9 @@ class ControllerConfig:
     socket: str | None = None
     queues: int = 1
     queue_size: int = 256
+    packed: bool = False
+    """Offer packed rings; not by default, as User-Mode Linux takes them and cannot say where they
+    start."""
     disks: list[DiskConfig] = field(default_factory=list)
 
 
@@ -54,14 +58,14 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--controller",
             "controllers",
             multiple=True,
-            metavar="KIND,id=NAME[,socket=PATH][,queues=N][,queue-size=N]",
+            metavar="KIND,id=NAME[,socket=PATH][,queues=N][,queue-size=N][,packed]",
             help=f"A controller by name; kinds: {', '.join(KINDS)}.",
         ),
         click.option(
             "--virtio-blk",
             "virtio_blk",
             multiple=True,
-            metavar="SPEC[,ro][,socket=PATH][,serial=S][,queues=N][,queue-size=N][,id=NAME]",
+            metavar="SPEC[,ro][,socket=PATH][,serial=S][,queues=N][,queue-size=N][,packed][,id=NAME]",
             help="A virtio block device for a disk such as mem:64M or file:disk.img.",
         ),
     ):
@@ -107,7 +111,7 @@ def parse_controllers(
 
 def _short(kind: str, text: str) -> ControllerConfig:
     attachment = parse_attachment(text)
-    options = attachment.checked(DISK_FLAGS, (*CONTROLLER_KEYS, *DISK_KEYS))
+    options = attachment.checked((*CONTROLLER_FLAGS, *DISK_FLAGS), (*CONTROLLER_KEYS, *DISK_KEYS))
     controller = _controller(kind, options, text)
     controller.disks.append(_disk(attachment, options))
     return controller
@@ -120,6 +124,9 @@ def _named(text: str) -> ControllerConfig:
     options: dict[str, str | bool] = {}
     for item in items:
         key, _, value = item.partition("=")
+        if key in CONTROLLER_FLAGS and key not in options and value in ("", "on", "off"):
+            options[key] = value != "off"
+            continue
         if key not in CONTROLLER_KEYS or not value or key in options:
             keys = ", ".join(f"{name}=" for name in CONTROLLER_KEYS)
             raise CliError(f"--controller {text}: {item!r} makes no sense", f"each of {keys} once")
@@ -137,6 +144,7 @@ def _controller(kind: str, options: dict[str, str | bool], text: str) -> Control
         socket=str(socket) if socket else None,
         queues=_number(options, "queues", 1, 64, text),
         queue_size=_queue_size(options, text),
+        packed=bool(options.get("packed")),
     )
 
 

@@ -42,6 +42,7 @@ class DataPlane:
                 serial=config.serial,
                 queues=controller.queues,
                 queue_size=controller.queue_size,
+                packed=controller.packed,
             )
             self._devices.append(device)
             self._servers.append(VhostUserServer(device, self._engine, listener))

@@ -19,7 +19,7 @@ def qemu(controller: ControllerConfig, socket: str, *, milliseconds: bool = True
         f"socket,id={controller.id},path={path},{reconnect}",
         "-device",
         f"vhost-user-blk-pci,chardev={controller.id},num-queues={controller.queues}"
-        f",queue-size={controller.queue_size}",
+        f",queue-size={controller.queue_size}{',packed=on' if controller.packed else ''}",
     ]
 
 

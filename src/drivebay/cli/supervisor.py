@@ -18,9 +18,10 @@ from drivebay.cli.errors import CliError
 
 __all__ = ["supervise"]
 
-RESTARTS: Final = 5
-"""So many in `WITHIN` seconds, and no more."""
-WITHIN: Final = 10.0
+SHORT: Final = 0.5
+"""A life of less than so many seconds is a short one."""
+SHORT_LIVES: Final = 5
+"""After so many short lives in a row there is no point in another."""
 
 VOLATILE: Final = b"v"
 READY: Final = b"r"
@@ -32,10 +33,9 @@ def supervise(work: Callable[[Callable[[bool], None]], int]) -> int:
     `work` calls ``ready(persistent)`` when it serves. If it is killed after that, it is started
     again, unless what it kept in memory is lost with it. Raises `CliError` if it cannot go on.
     """
-    starts: list[float] = []
+    short = 0
     while True:
-        starts = [start for start in starts if start > time.monotonic() - WITHIN]
-        starts.append(time.monotonic())
+        born = time.monotonic()
         status, word = _run_once(work)
         if not os.WIFSIGNALED(status):
             return os.waitstatus_to_exitcode(status)
@@ -45,10 +45,9 @@ def supervise(work: Callable[[Callable[[bool], None]], int]) -> int:
                 f"the data plane was killed by {name}, and the disks it kept in memory are lost",
                 "a file: disk survives this",
             )
-        if word != READY or len(starts) > RESTARTS:
-            raise CliError(
-                f"the data plane was killed by {name} {len(starts)} times", "see its log"
-            )
+        short = short + 1 if time.monotonic() - born < SHORT else 0
+        if word != READY or short >= SHORT_LIVES:
+            raise CliError(f"the data plane was killed by {name}, again and again", "see its log")
         sys.stderr.write(f"drivebay: the data plane was killed by {name}: starting it again\n")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -17,8 +18,10 @@ from drivebay.hosts.vhost_user.inflight import InflightArea
 from drivebay.hosts.vhost_user.memory import MAX_SLOTS, SharedMemory
 from drivebay.hosts.vhost_user.messages import (
     MAX_CONFIG,
+    MAX_REGIONS,
     NO_FD,
     PROTOCOL_FEATURES,
+    RING_PACKED,
     BackendRequest,
     ConfigHeader,
     Inflight,
@@ -31,6 +34,7 @@ from drivebay.hosts.vhost_user.messages import (
     VringAddress,
     VringState,
 )
+from drivebay.hosts.vhost_user.vring import Vring
 from drivebay.platform.engine import Engine
 from drivebay.platform.virtio import Device, DeviceStatus, QueueSetup, RingAddresses, RingError
 from drivebay.wire import Struct
@@ -59,48 +63,12 @@ S = TypeVar("S", bound=Struct)
 
 
 class Send(Protocol):
-    """Sends bytes, and perhaps a descriptor with them, to the front end."""
+    """Sends bytes, and perhaps a descriptor with them, to the front end. Never raises, whatever has
+    become of that: answers are sent from the midst of a device's work too.
+    """
 
     def __call__(self, data: bytes, fd: int | None = None) -> None:
         """Send them."""
-
-
-class _Vring:
-    """A ring as the front end has set it up so far."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.size = 0
-        self.position: int | None = None
-        self.address: VringAddress | None = None
-        self.kick = self.call = self.err = -1
-        self.enabled = self.running = False
-
-    def signal(self) -> None:
-        """Interrupt the driver."""
-        _notify(self.call)
-
-    def replace(self, name: str, fd: int) -> None:
-        """Put a new descriptor in the place of the one called `name`."""
-        old = getattr(self, name)
-        setattr(self, name, fd)
-        if old >= 0:
-            os.close(old)
-
-    def close(self) -> None:
-        """Close all descriptors."""
-        for name in ("kick", "call", "err"):
-            self.replace(name, -1)
-
-
-def _notify(eventfd: int) -> None:
-    if eventfd >= 0:
-        try:
-            os.eventfd_write(eventfd, 1)
-        except BlockingIOError:  # the counter is full: the front end has plenty to read
-            pass
-        except OSError as error:
-            log.warning("vhost-user: cannot notify the front end: %s", error)
 
 
 class Session:
@@ -114,10 +82,10 @@ class Session:
     ) -> None:
         self._device, self._engine, self._send, self._resumed = device, engine, send, resumed
         self._memory = SharedMemory()
-        self._vrings = [_Vring(index) for index in range(len(device.queue_sizes))]
+        self._vrings = [Vring(index) for index in range(len(device.queue_sizes))]
         self._features = self._protocol_features = self._status = 0
         self._inflight: InflightArea | None = None
-        self._backend_channel = -1
+        self._backend_channel: socket.socket | None = None
         self._waiting = 0  # rings that are being stopped
         self._unfinished: Callable[[], None] | None = None  # what is left to do when they have
         self.messages = 0
@@ -134,18 +102,21 @@ class Session:
     # -- messages --------------------------------------------------------------------------------
 
     def handle(self, message: Message) -> None:
-        """Do what a message asks. Raises `PeerError` if it is against the protocol."""
+        """Do what a message asks; its descriptors are closed then, a handler keeps duplicates.
+
+        Raises `PeerError` if it is against the protocol, and `OSError` if a descriptor is no good.
+        """
         self.messages += 1
-        handler = _HANDLERS.get(message.request)
-        if handler is None:
-            message.close_fds()
-            raise PeerError(f"{message.name} is not supported")
-        if message.request not in _TAKES_FDS:
-            message.close_fds()
-            if message.fds:
+        log.debug("vhost-user: %s %d bytes", message.name, len(message.payload))
+        try:
+            handler = _HANDLERS.get(message.request)
+            if handler is None:
+                raise PeerError(f"{message.name} is not supported")
+            if message.fds and message.request not in _TAKES_FDS:
                 raise PeerError(f"{message.name} with {len(message.fds)} descriptors")
-        log.debug("vhost-user: %s %s", message.name, message.payload.hex())
-        handler(self, message)
+            handler(self, message)
+        finally:
+            message.close_fds()
         self._when_idle(partial(self._acknowledge, message))
 
     def _when_idle(self, finish: Callable[[], None]) -> None:
@@ -185,8 +156,8 @@ class Session:
             raise PeerError(f"protocol features {features:#x} were not offered")
         self._protocol_features = features
 
-    def ignore(self, message: Message) -> None:
-        """SET_OWNER and the like: nothing to do."""
+    def set_owner(self, message: Message) -> None:
+        """SET_OWNER: nothing to do."""
 
     def get_queue_num(self, message: Message) -> None:
         """GET_QUEUE_NUM."""
@@ -196,17 +167,17 @@ class Session:
 
     def set_mem_table(self, message: Message) -> None:
         """SET_MEM_TABLE."""
-        try:
-            head = _unpack(MemoryTable, message, exact=False)
-            if len(message.payload) != MemoryTable.size + head.count * MemoryRegion.size:
-                raise PeerError(f"SET_MEM_TABLE: {head.count} regions do not fill it")
-            regions = [
-                MemoryRegion.unpack(message.payload, MemoryTable.size + n * MemoryRegion.size)
-                for n in range(head.count)
-            ]
-            self._memory.replace(regions, message.fds)
-        finally:
-            message.close_fds()
+        count = _unpack(MemoryTable, message, exact=False).count
+        if count > MAX_REGIONS:
+            raise PeerError(f"SET_MEM_TABLE: {count} regions")
+        # User-Mode Linux sends room for two regions, whatever their count.
+        if len(message.payload) < MemoryTable.size + count * MemoryRegion.size:
+            raise PeerError(f"SET_MEM_TABLE: {count} regions in {len(message.payload)} bytes")
+        regions = [
+            MemoryRegion.unpack(message.payload, MemoryTable.size + n * MemoryRegion.size)
+            for n in range(count)
+        ]
+        self._memory.replace(regions, message.fds)
         self._device.remap()
 
     def get_max_mem_slots(self, message: Message) -> None:
@@ -215,28 +186,21 @@ class Session:
 
     def add_mem_reg(self, message: Message) -> None:
         """ADD_MEM_REG."""
-        try:
-            region = _region(message)
-            if len(message.fds) != 1:
-                raise PeerError(f"ADD_MEM_REG with {len(message.fds)} descriptors")
-            self._memory.add(region, message.fds[0])
-        finally:
-            message.close_fds()
+        self._memory.add(_region(message), _only_fd(message))
 
     def rem_mem_reg(self, message: Message) -> None:
         """REM_MEM_REG. Some front ends send the descriptor again."""
-        message.close_fds()
         self._memory.remove(_region(message))
         self._device.remap()
 
     # -- rings -----------------------------------------------------------------------------------
 
-    def _vring(self, index: int) -> _Vring:
+    def _vring(self, index: int) -> Vring:
         if index >= len(self._vrings):
             raise PeerError(f"ring {index} of a device with {len(self._vrings)}")
         return self._vrings[index]
 
-    def _resting(self, index: int, what: str) -> _Vring:
+    def _resting(self, index: int, what: str) -> Vring:
         vring = self._vring(index)
         if vring.running:
             raise PeerError(f"{what} of ring {index} while it runs")
@@ -265,7 +229,7 @@ class Session:
         vring, fd = self._ring_fd(message)
         if vring.running:
             self._engine.unwatch(vring.kick)
-        vring.replace("kick", fd)
+        vring.set_kick(fd)
         if vring.running:
             self._watch(vring)
         self._start(vring)
@@ -273,29 +237,24 @@ class Session:
     def set_vring_call(self, message: Message) -> None:
         """SET_VRING_CALL."""
         vring, fd = self._ring_fd(message)
-        vring.replace("call", fd)
+        vring.set_call(fd)
         if vring.running:
             vring.signal()  # what was to be said may have gone to the old one
 
     def set_vring_err(self, message: Message) -> None:
         """SET_VRING_ERR."""
         vring, fd = self._ring_fd(message)
-        vring.replace("err", fd)
+        vring.set_err(fd)
 
-    def _ring_fd(self, message: Message) -> tuple[_Vring, int]:
-        """The ring a descriptor is for, and the descriptor, or -1 where none comes."""
-        try:
-            value = _number(message)
-            vring = self._vring(value & 0xFF)
-            expected = 0 if value & NO_FD else 1
-            if len(message.fds) != expected:
-                raise PeerError(
-                    f"{message.name} with {len(message.fds)} descriptors, not {expected}"
-                )
-        except PeerError:
-            message.close_fds()
-            raise
-        return vring, message.fds[0] if expected else -1
+    def _ring_fd(self, message: Message) -> tuple[Vring, int]:
+        """The ring a descriptor is for, and a duplicate of that, or -1 where none comes."""
+        value = _number(message)
+        vring = self._vring(value & 0xFF)
+        if not value & NO_FD:
+            return vring, os.dup(_only_fd(message))
+        if message.fds:
+            raise PeerError(f"{message.name} with a descriptor, and without")
+        return vring, -1
 
     def set_vring_enable(self, message: Message) -> None:
         """SET_VRING_ENABLE."""
@@ -307,24 +266,12 @@ class Session:
         elif vring.running:
             self._stop(vring, cancel=False)
 
-    def _start(self, vring: _Vring) -> None:
+    def _start(self, vring: Vring) -> None:
         """Run a ring when all is said that must be: a kick descriptor, and that it is enabled."""
         enabled = vring.enabled or not self._features >> PROTOCOL_FEATURES & 1
         if vring.running or vring.kick < 0 or not enabled:
             return
-        if vring.address is None or not vring.size:
-            raise PeerError(f"ring {vring.index} is started before it is set up")
-        address, guest = vring.address, self._memory.guest_address
-        setup = QueueSetup(
-            memory=self._memory.guest,
-            size=vring.size,
-            addresses=RingAddresses(
-                guest(address.descriptors), guest(address.available), guest(address.used)
-            ),
-            signal=vring.signal,
-            position=vring.position,
-            tracker=self._inflight.tracker(vring.index, vring.size) if self._inflight else None,
-        )
+        setup = self._setup(vring)
         vring.running = True
         try:
             self._device.start_queue(vring.index, setup)
@@ -335,7 +282,33 @@ class Session:
             return
         self._watch(vring)
 
-    def _watch(self, vring: _Vring) -> None:
+    def _setup(self, vring: Vring) -> QueueSetup:
+        if vring.address is None or not vring.size:
+            raise PeerError(f"ring {vring.index} is started before it is set up")
+        address, guest = vring.address, self._memory.guest_address
+        split = packed = None
+        if self._inflight is not None:
+            if self._packed:
+                packed = self._inflight.packed(vring.index, vring.size)
+            else:
+                split = self._inflight.split(vring.index, vring.size)
+        return QueueSetup(
+            memory=self._memory.guest,
+            size=vring.size,
+            addresses=RingAddresses(
+                guest(address.descriptors), guest(address.available), guest(address.used)
+            ),
+            signal=vring.signal,
+            position=vring.position,
+            tracker=split,
+            packed_tracker=packed,
+        )
+
+    @property
+    def _packed(self) -> bool:
+        return bool(self._features >> RING_PACKED & 1)
+
+    def _watch(self, vring: Vring) -> None:
         """Kicks are counted by the eventfd, and never read: an edge for each is what we need."""
         if vring.kick >= 0:
             self._engine.watch(vring.kick, partial(self._device.kick, vring.index), edge=True)
@@ -350,13 +323,13 @@ class Session:
         else:
             tell()
 
-    def _stop(self, vring: _Vring, *, cancel: bool, then: Callable[[], None] | None = None) -> None:
+    def _stop(self, vring: Vring, *, cancel: bool, then: Callable[[], None] | None = None) -> None:
         vring.running = False
         self._engine.unwatch(vring.kick)
         self._waiting += 1
         self._device.stop_queue(vring.index, partial(self._stopped, vring, then), cancel=cancel)
 
-    def _stopped(self, vring: _Vring, then: Callable[[], None] | None, position: int) -> None:
+    def _stopped(self, vring: Vring, then: Callable[[], None] | None, position: int) -> None:
         vring.position = position
         if then is not None:
             then()
@@ -370,27 +343,23 @@ class Session:
             finish()
             self._resumed()
 
-    def _stop_all(self) -> None:
-        for vring in self._vrings:
-            if vring.running:
-                self._stop(vring, cancel=True)
-
-    def _tell_base(self, vring: _Vring, message: Message) -> None:
-        vring.close()
+    def _tell_base(self, vring: Vring, message: Message) -> None:
+        vring.rest()
         self._answer(message, VringState(vring.index, vring.position or 0))
 
     # -- the device ------------------------------------------------------------------------------
 
     def get_config(self, message: Message) -> None:
-        """GET_CONFIG: as many bytes as were asked for, zeroes behind the end."""
+        """GET_CONFIG: as many bytes as were asked for, zeroes behind the end, none as an error."""
         head = _unpack(ConfigHeader, message, exact=False)
         if head.offset + head.length > MAX_CONFIG:
-            raise PeerError(f"configuration bytes {head.offset}+{head.length}")
+            self._send(reply(message, b""))
+            return
         config = self._device.read_config()[head.offset : head.offset + head.length]
         self._send(reply(message, head.pack() + config.ljust(head.length, b"\0")))
 
     def set_config(self, message: Message) -> None:
-        """SET_CONFIG."""
+        """SET_CONFIG. The device knows which fields can be written; a migration writes no others."""
         head = _unpack(ConfigHeader, message, exact=False)
         data = message.payload[ConfigHeader.size :]
         if head.offset + head.length > MAX_CONFIG or len(data) != head.length:
@@ -399,20 +368,18 @@ class Session:
 
     def set_backend_req_fd(self, message: Message) -> None:
         """SET_BACKEND_REQ_FD: the way to tell the front end of a change."""
-        if len(message.fds) != 1:
-            message.close_fds()
-            raise PeerError(f"SET_BACKEND_REQ_FD with {len(message.fds)} descriptors")
+        channel = socket.socket(fileno=os.dup(_only_fd(message)))
         self._close_backend_channel()
-        self._backend_channel = message.fds[0]
+        self._backend_channel = channel
 
     def _close_backend_channel(self) -> None:
-        if self._backend_channel >= 0:
-            os.close(self._backend_channel)
-        self._backend_channel = -1
+        if self._backend_channel is not None:
+            self._backend_channel.close()
+        self._backend_channel = None
 
     def get_inflight_fd(self, message: Message) -> None:
         """GET_INFLIGHT_FD: a fresh area, that the front end keeps for the next server."""
-        asked = _unpack(Inflight, message, exact=False)  # QEMU pads it to 24 bytes
+        asked = _inflight(message)
         if not 0 < asked.num_queues <= len(self._vrings) or not 0 < asked.queue_size <= 32768:
             raise PeerError(f"in-flight area of {asked.num_queues} queues of {asked.queue_size}")
         fd, shape = InflightArea.create(asked.num_queues, asked.queue_size)
@@ -423,13 +390,9 @@ class Session:
 
     def set_inflight_fd(self, message: Message) -> None:
         """SET_INFLIGHT_FD."""
-        try:
-            shape = _unpack(Inflight, message, exact=False)
-            if len(message.fds) != 1:
-                raise PeerError(f"SET_INFLIGHT_FD with {len(message.fds)} descriptors")
-            self._inflight = InflightArea(message.fds[0], shape)
-        finally:
-            message.close_fds()
+        if any(vring.running for vring in self._vrings):
+            raise PeerError("an in-flight area for rings that run")
+        self._inflight = InflightArea(_only_fd(message), _inflight(message))
 
     def set_status(self, message: Message) -> None:
         """SET_STATUS: zero is a reset."""
@@ -441,8 +404,15 @@ class Session:
         """GET_STATUS."""
         self._answer(message, Number(self._status))
 
+    def reset_owner(self, message: Message) -> None:
+        """RESET_OWNER: no longer used; what it meant to those who used it was to disable rings."""
+        for vring in self._vrings:
+            vring.enabled = False
+            if vring.running:
+                self._stop(vring, cancel=False)
+
     def reset_device(self, message: Message) -> None:
-        """RESET_DEVICE and RESET_OWNER."""
+        """RESET_DEVICE."""
         self._status = 0
         for vring in self._vrings:
             vring.enabled = False
@@ -450,30 +420,45 @@ class Session:
 
     def _reset(self) -> None:
         """The driver has forgotten its requests, and so must whoever comes after us."""
-        self._inflight = None
-        self._stop_all()
+        for vring in self._vrings:
+            forget = partial(self._forget_requests, vring)
+            if vring.running:
+                self._stop(vring, cancel=True, then=forget)
+            else:
+                forget()
+
+    def _forget_requests(self, vring: Vring) -> None:
+        vring.position = None
+        if self._inflight is not None:
+            self._inflight.wipe(vring.index, packed=self._packed)
 
     # -- what the device asks of its transport ---------------------------------------------------
 
     def config_changed(self) -> None:
         """The configuration space has new contents."""
-        if self._backend_channel < 0:
+        if self._backend_channel is None:
             return
+        message = backend_request(BackendRequest.CONFIG_CHANGE_MSG)
         try:
-            os.write(self._backend_channel, backend_request(BackendRequest.CONFIG_CHANGE_MSG))
+            self._backend_channel.send(message, socket.MSG_DONTWAIT)
+        except BlockingIOError:  # there is more than one such message that it has not read
+            pass
         except OSError as error:
             log.warning("vhost-user: the front end takes no configuration change: %s", error)
+            self._close_backend_channel()
 
     def needs_reset(self) -> None:
         """The driver broke the rules of a ring."""
         self._status |= DeviceStatus.DEVICE_NEEDS_RESET
         for vring in self._vrings:
-            _notify(vring.err)
+            vring.err.notify()
 
     def close(self) -> None:
         """The front end is gone. `busy` until nothing of its is in flight."""
         self._unfinished = None
-        self._stop_all()
+        for vring in self._vrings:
+            if vring.running:
+                self._stop(vring, cancel=True)
         self._when_idle(lambda: None)
         for vring in self._vrings:
             vring.close()
@@ -504,34 +489,24 @@ def _region(message: Message) -> MemoryRegion:
     )
 
 
+def _inflight(message: Message) -> Inflight:
+    """QEMU sends the struct with the four bytes that its compiler puts behind it."""
+    if len(message.payload) > Inflight.size + 4:
+        raise PeerError(f"{message.name} with {len(message.payload)} bytes")
+    return _unpack(Inflight, message, exact=False)
+
+
+def _only_fd(message: Message) -> int:
+    if len(message.fds) != 1:
+        raise PeerError(f"{message.name} with {len(message.fds)} descriptors, not 1")
+    return message.fds[0]
+
+
+# A handler bears the name of its request.
 _HANDLERS: Final[dict[int, Callable[[Session, Message], None]]] = {
-    Request.GET_FEATURES: Session.get_features,
-    Request.SET_FEATURES: Session.set_features,
-    Request.SET_OWNER: Session.ignore,
-    Request.RESET_OWNER: Session.reset_device,
-    Request.SET_MEM_TABLE: Session.set_mem_table,
-    Request.SET_VRING_NUM: Session.set_vring_num,
-    Request.SET_VRING_ADDR: Session.set_vring_addr,
-    Request.SET_VRING_BASE: Session.set_vring_base,
-    Request.GET_VRING_BASE: Session.get_vring_base,
-    Request.SET_VRING_KICK: Session.set_vring_kick,
-    Request.SET_VRING_CALL: Session.set_vring_call,
-    Request.SET_VRING_ERR: Session.set_vring_err,
-    Request.GET_PROTOCOL_FEATURES: Session.get_protocol_features,
-    Request.SET_PROTOCOL_FEATURES: Session.set_protocol_features,
-    Request.GET_QUEUE_NUM: Session.get_queue_num,
-    Request.SET_VRING_ENABLE: Session.set_vring_enable,
-    Request.SET_BACKEND_REQ_FD: Session.set_backend_req_fd,
-    Request.GET_CONFIG: Session.get_config,
-    Request.SET_CONFIG: Session.set_config,
-    Request.GET_INFLIGHT_FD: Session.get_inflight_fd,
-    Request.SET_INFLIGHT_FD: Session.set_inflight_fd,
-    Request.RESET_DEVICE: Session.reset_device,
-    Request.GET_MAX_MEM_SLOTS: Session.get_max_mem_slots,
-    Request.ADD_MEM_REG: Session.add_mem_reg,
-    Request.REM_MEM_REG: Session.rem_mem_reg,
-    Request.SET_STATUS: Session.set_status,
-    Request.GET_STATUS: Session.get_status,
+    request: handler
+    for request in Request
+    if (handler := getattr(Session, request.name.lower(), None)) is not None
 }
 
 _TAKES_FDS: Final = frozenset(
