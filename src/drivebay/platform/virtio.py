@@ -17,6 +17,8 @@ from drivebay.wire import Bit, Register32
 __all__ = [
     "Device",
     "DeviceStatus",
+    "PackedDescriptor",
+    "PackedTracker",
     "QueueSetup",
     "RingAddresses",
     "RingError",
@@ -52,7 +54,10 @@ class RingAddresses(NamedTuple):
 
 
 class Tracker(Protocol):
-    """Keeps which chains of a split ring are in flight, so that another process can go on."""
+    """Keeps which chains of a split ring are in flight, so that another process can go on.
+
+    A process may end between any two stores: each call comes right after, or before, what it tells.
+    """
 
     def recover(self, used_index: int) -> list[int]:
         """The heads that were in flight when the last process ended, oldest first."""
@@ -67,6 +72,38 @@ class Tracker(Protocol):
         """All that was given back is visible to the driver."""
 
 
+PackedDescriptor = tuple[int, int, int, int]
+"""A descriptor as it stands in a packed ring: address, length, buffer id and flags."""
+
+
+class PackedTracker(Protocol):
+    """The same for a packed ring, where used descriptors overwrite the driver's.
+
+    A used position is told as in `Stopped`: the offset with the wrap counter on top, 16 bits.
+    """
+
+    def recover(
+        self, used: int, given_back: Callable[[int], bool]
+    ) -> tuple[int, list[tuple[int, list[PackedDescriptor]]]]:
+        """Where the next used descriptor goes, and the chains that were in flight, oldest first.
+
+        `used` is where it goes if nothing is known; `given_back` tells whether the descriptor at a
+        used position is no longer the driver's offer. Raises `RingError`.
+        """
+
+    def taken(self, ident: int, descriptors: list[PackedDescriptor]) -> None:
+        """A chain was popped."""
+
+    def pushed(self, ident: int) -> None:
+        """A chain was given back, and will be visible with the next publish."""
+
+    def publishing(self, used: int) -> None:
+        """All that was given back is about to become visible; the next goes to `used`."""
+
+    def published(self) -> None:
+        """It is visible to the driver."""
+
+
 @dataclass(frozen=True)
 class QueueSetup:
     """A queue as its driver has set it up; `signal` interrupts the driver for it."""
@@ -78,6 +115,7 @@ class QueueSetup:
     position: int | None = None
     """Where to go on, as `Stopped` was told it; None at the start of the ring."""
     tracker: Tracker | None = None
+    packed_tracker: PackedTracker | None = None
 
 
 Stopped = Callable[[int], None]

@@ -16,7 +16,7 @@ from drivebay.controllers.virtio.ring import (
     indirect_table,
     place,
 )
-from drivebay.platform.virtio import QueueSetup, RingError
+from drivebay.platform.virtio import PackedDescriptor, QueueSetup, RingError
 
 __all__ = ["PackedQueue"]
 
@@ -34,7 +34,10 @@ write_used = struct.Struct("<IH").pack_into  # len and id, at offset 8 of a desc
 
 
 class PackedQueue(Queue):
-    """A packed ring of 1 to 32768 entries. It has no tracker: see the README of this folder."""
+    """A packed ring of 1 to 32768 entries.
+
+    With a tracker, the chains that an earlier process had popped and not given back come first.
+    """
 
     def __init__(self, setup: QueueSetup, *, event_idx: bool) -> None:
         size = setup.size
@@ -48,8 +51,33 @@ class PackedQueue(Queue):
             raise RingError(f"position {self._next} or {self._used} in a ring of {size}")
         self._slots = 0  # of the ring, held by chains in flight
         self._taken: dict[int, int] = {}  # ids in flight and their slots
-        self._signalled = (self._used, self._used_wrap)
         self._unpublished: list[tuple[int, int]] = []
+        self._copies = setup.packed_tracker
+        self._resubmit: list[tuple[int, list[PackedDescriptor]]] = []
+        if self._copies is not None:
+            used, self._resubmit = self._copies.recover(position >> 16, self._given_back)
+            self._recover(used)
+        self._signalled = (self._used, self._used_wrap)
+
+    def _given_back(self, used: int) -> bool:
+        """Whether the descriptor at a used position is no longer the offer it was in that lap."""
+        flags = self._halves[8 * (used & ~WRAP) + 7]
+        return flags & BOTH != (AVAIL if used & WRAP else USED)
+
+    def _recover(self, used: int) -> None:
+        """Go on where the last process ended: all that is in flight lies from `used` on."""
+        position, wrap = used & ~WRAP, used >> 15
+        self._used, self._used_wrap = position, wrap
+        for ident, copies in self._resubmit:
+            self._taken[ident] = len(copies)
+            self._slots += len(copies)
+        for _ in range(self._slots):
+            # Parts of a batch that never became visible may stand there as used.
+            self._halves[8 * position + 7] = AVAIL if wrap else USED
+            position += 1
+            if position == self.size:
+                position, wrap = 0, wrap ^ 1
+        self._next, self._next_wrap = position, wrap
 
     def remap(self) -> None:
         """Find the three parts of the ring in guest memory."""
@@ -80,16 +108,21 @@ class PackedQueue(Queue):
 
     def pop(self) -> Chain | None:
         """The next chain the driver made available, or None. Raises `RingError`."""
+        if self._resubmit:
+            return self._take_up(*self._resubmit.pop(0))
         head_flags = self._offer()
         if head_flags is None:
             return None
         rows: list[Row] = []
+        copies: list[PackedDescriptor] = []
         position, wrap, slots = self._next, self._next_wrap, 0
         while True:
             # The head's flags come first, the rest is valid after them: each is read once.
             address, length, ident, flags = read_descriptor(self._ring, position << 4)
             if not slots:
                 flags = head_flags
+            if self._copies is not None:
+                copies.append((address, length, ident, flags))
             position, slots = position + 1, slots + 1
             if position == self.size:
                 position, wrap = 0, wrap ^ 1
@@ -105,9 +138,22 @@ class PackedQueue(Queue):
                 raise RingError(f"a chain longer than the ring of {self.size}")
         if ident in self._taken:
             raise RingError(f"buffer id {ident} is offered again while in flight")
+        if self._copies is not None:
+            self._copies.taken(ident, copies)
         self._next, self._next_wrap = position, wrap
         self._slots += slots
         self._taken[ident] = slots
+        return ident, rows
+
+    def _take_up(self, ident: int, copies: list[PackedDescriptor]) -> Chain:
+        """A chain of the last process, from the copies of its descriptors."""
+        rows: list[Row] = []
+        for address, length, _, flags in copies:
+            if flags & INDIRECT and len(copies) > 1:
+                raise RingError("an indirect table in a chain")
+            if flags & INDIRECT:
+                return ident, self._indirect(address, length, flags)
+            rows.append((address, length, flags, 0))
         return ident, rows
 
     def _indirect(self, address: int, length: int, flags: int) -> list[Row]:
@@ -131,15 +177,21 @@ class PackedQueue(Queue):
             self._used -= self.size
             self._used_wrap ^= 1
         self._slots -= slots
+        if self._copies is not None:
+            self._copies.pushed(head)
 
     def publish(self) -> None:
         """Make what was pushed visible, and interrupt the driver if it wants that."""
         if not self._unpublished:
             return
+        if self._copies is not None:
+            self._copies.publishing(self._used | self._used_wrap << 15)
         # The first is stored last: a driver that polls it sees the whole batch or none of it.
         for half, flags in reversed(self._unpublished):
             self._halves[half] = flags
         self._unpublished.clear()
+        if self._copies is not None:
+            self._copies.published()
         barrier()
         wanted = self._driver[FLAGS] & 3  # the other bits are reserved
         if wanted == DESC and self.event_idx:
@@ -162,6 +214,8 @@ class PackedQueue(Queue):
 
     def arm(self) -> bool:
         """Ask for kicks. False if chains came meanwhile: pop again."""
+        if self._resubmit:
+            return False
         if self.event_idx:
             self._device[OFFSET_WRAP] = self._offset
             barrier()

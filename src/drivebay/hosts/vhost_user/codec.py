@@ -17,12 +17,20 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from drivebay.hosts.vhost_user.messages import BackendRequest, Flags, Header, Request
+from drivebay.hosts.vhost_user.messages import (
+    MAX_REGIONS,
+    BackendRequest,
+    Flags,
+    Header,
+    Request,
+)
 
-__all__ = ["Codec", "Message", "PeerError", "backend_request", "encode", "reply"]
+__all__ = ["MAX_FDS", "Codec", "Message", "PeerError", "backend_request", "encode", "reply"]
 
 VERSION: Final = 1
 MAX_PAYLOAD: Final = 4096
+MAX_FDS: Final = MAX_REGIONS
+"""Most descriptors of a message: SET_MEM_TABLE has the most."""
 
 
 class PeerError(Exception):
@@ -74,6 +82,8 @@ class Codec:
         """Take at most `wanted` bytes; the message that they end, if any. Raises `PeerError`."""
         self._buffer += data
         self._fds += fds
+        if len(self._fds) > MAX_FDS:
+            raise PeerError(f"more than {MAX_FDS} descriptors in a message")
         if self.wanted > 0:
             return []
         if self._header is None:

@@ -10,6 +10,9 @@ from drivebay.wire import U8, U16, U32, U64, Bit, Bits, Register32, Struct
 PROTOCOL_FEATURES: Final = 30
 """VHOST_USER_F_PROTOCOL_FEATURES: a bit among the virtio features that is not one."""
 
+RING_PACKED: Final = 34
+"""VIRTIO_F_RING_PACKED: which of its two layouts an in-flight area has."""
+
 MAX_REGIONS: Final = 8
 """Most memory regions in one SET_MEM_TABLE."""
 
@@ -158,7 +161,7 @@ class Inflight(Struct, size=20):
     queue_size: U16
 
 
-class InflightQueue(Struct, size=16):
+class SplitRegion(Struct, size=16):
     """The start of a split ring's part of that area ("QueueRegionSplit")."""
 
     features: U64
@@ -168,7 +171,7 @@ class InflightQueue(Struct, size=16):
     used_idx: U16
 
 
-class InflightDescriptor(Struct, size=16):
+class SplitState(Struct, size=16):
     """One descriptor of it ("DescStateSplit")."""
 
     inflight: U8
@@ -176,3 +179,34 @@ class InflightDescriptor(Struct, size=16):
     padding1: U32
     next: U16
     counter: U64
+
+
+class PackedRegion(Struct, size=32):
+    """The start of a packed ring's part ("QueueRegionPacked")."""
+
+    features: U64
+    version: U16
+    desc_num: U16
+    free_head: U16
+    old_free_head: U16
+    used_idx: U16
+    old_used_idx: U16
+    used_wrap_counter: U8
+    old_used_wrap_counter: U8
+    padding0: U16
+    padding1: U64
+
+
+class PackedState(Struct, size=32):
+    """One descriptor of it, and a copy of what the driver wrote there ("DescStatePacked")."""
+
+    inflight: U8
+    padding: U8
+    next: U16
+    last: U16
+    num: U16
+    counter: U64
+    id: U16
+    flags: U16
+    len: U32
+    addr: U64

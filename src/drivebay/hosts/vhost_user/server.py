@@ -7,11 +7,13 @@ import contextlib
 import errno
 import logging
 import os
+import select
 import socket
 import stat
+from functools import partial
 from typing import Final
 
-from drivebay.hosts.vhost_user.codec import Codec, PeerError, close_all
+from drivebay.hosts.vhost_user.codec import MAX_FDS, Codec, PeerError, close_all
 from drivebay.hosts.vhost_user.session import Session
 from drivebay.platform.engine import Engine
 from drivebay.platform.logs import RationedLog
@@ -21,7 +23,8 @@ __all__ = ["ServerError", "VhostUserServer", "inherited_sockets", "listen"]
 
 log = logging.getLogger(__name__)
 
-MAX_FDS: Final = 16
+MESSAGES_A_TURN: Final = 16
+"""After so many the other devices of the engine have their turn."""
 FIRST_MESSAGE_SECONDS: Final = 10.0
 """A client that says nothing for so long after it connected makes room for another."""
 
@@ -85,56 +88,95 @@ def _why_not(path: str, error: OSError) -> tuple[str, str]:
 
 
 def inherited_sockets() -> list[socket.socket]:
-    """The listening sockets that systemd, or whoever speaks its protocol, has handed us."""
+    """The listening sockets that systemd, or whoever speaks its protocol, has handed us.
+
+    Raises `ServerError` if it has not.
+    """
+    count = os.environ.get("LISTEN_FDS", "0")
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
-    count = int(os.environ.get("LISTEN_FDS", "0"))
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)  # they are not for our children
-    return [socket.socket(fileno=3 + n) for n in range(count)]
+    try:
+        listeners = [socket.socket(fileno=3 + n) for n in range(int(count))]
+    except (OSError, ValueError):
+        raise ServerError(
+            f"LISTEN_FDS={count}: there are no such sockets",
+            "whoever starts us by socket activation must pass them from descriptor 3 on",
+        ) from None
+    for listener in listeners:
+        listener.set_inheritable(False)
+    return listeners
 
 
 class VhostUserServer:
-    """Serves `device` on `listener`, on the engine's thread, until `close`."""
+    """Serves `device` on `listener`, on the engine's thread, until `close`.
 
-    def __init__(self, device: Device, engine: Engine, listener: socket.socket) -> None:
+    A client must send its first message within `patience` seconds. `close` removes the socket from
+    the file system if it is `owned`: one that was inherited is somebody else's.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        engine: Engine,
+        listener: socket.socket,
+        *,
+        owned: bool = True,
+        patience: float = FIRST_MESSAGE_SECONDS,
+    ) -> None:
         self._device, self._engine, self._listener = device, engine, listener
+        self._owned, self.patience = owned, patience
         self._connection: _Connection | None = None
-        self.peer_log = RationedLog(log)  # a client that comes back at once may do so for ever
+        self.log = RationedLog(log)  # a client that comes back at once may do so for ever
+        self._closed = False
+        self.name = str(listener.getsockname())
         listener.setblocking(False)
-        engine.watch(listener.fileno(), self._accept)
+        self._watch()
 
     @property
     def connected(self) -> bool:
-        """Whether a front end is being served."""
+        """Whether a front end is being served, or something of its is still in flight."""
         return self._connection is not None
+
+    def _watch(self) -> None:
+        if not self._closed:
+            self._engine.watch(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:
         try:
             client, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
-        name = self._listener.getsockname()
+        except OSError as error:  # out of descriptors, say: it can only get better
+            self.log.warning("%s: a client cannot be accepted: %s", self.name, error)
+            self._engine.unwatch(self._listener.fileno())
+            self._engine.after(1.0, self._watch)
+            return
         if self._connection is not None:
-            self.peer_log.warning("%s: refused a second client: one is connected already", name)
+            self.log.warning("%s: refused a second client: one is connected already", self.name)
             client.close()
             return
-        log.debug("%s: a front end has connected", name)
+        log.debug("%s: a front end has connected", self.name)
         self._connection = _Connection(self, self._device, self._engine, client)
 
     def gone(self) -> None:
         """The front end has left and nothing of its is in flight: another may come."""
-        log.debug("%s: the front end has left", self._listener.getsockname())
+        log.debug("%s: the front end has left", self.name)
         self._connection = None
 
     def close(self) -> None:
         """Serve no more, and remove the socket."""
+        if self._closed:
+            return
+        self._closed = True
         if self._connection is not None:
             self._connection.close()
         self._engine.unwatch(self._listener.fileno())
-        with contextlib.suppress(OSError):
-            os.unlink(self._listener.getsockname())
         self._listener.close()
+        if self._owned:
+            with contextlib.suppress(OSError):
+                os.unlink(self.name)
 
 
 class _Connection:
@@ -148,12 +190,17 @@ class _Connection:
         self._codec = Codec()
         self._open = True
         self._session = Session(device, engine, self._send, self._resumed)
-        self._silence = engine.after(FIRST_MESSAGE_SECONDS, self._too_silent)
+        self._silence = engine.after(server.patience, self._too_silent)
         engine.watch(client.fileno(), self._readable)
 
     def _readable(self) -> None:
         try:
-            while self._open and not self._session.busy:
+            for _ in range(2 * MESSAGES_A_TURN):  # a header and a payload each
+                if not self._open:
+                    return
+                if self._session.busy:
+                    self._wait()
+                    return
                 data, fds = self._receive()
                 if not data:
                     self.close()
@@ -163,13 +210,21 @@ class _Connection:
         except BlockingIOError:
             return
         except (PeerError, OSError) as error:
-            self._server.peer_log.warning("vhost-user: connection closed: %s", error)
-            self.close()
+            self._drop(error)
         except Exception:
-            log.exception("vhost-user: connection closed by an unexpected error")
+            log.exception("%s: connection closed by an unexpected error", self._server.name)
             self.close()
-        if self._open:  # busy: what comes meanwhile must wait
-            self._engine.unwatch(self._socket.fileno())
+
+    def _wait(self) -> None:
+        """A message is not done yet: what comes meanwhile must wait, but not the end."""
+        self._engine.unwatch(self._socket.fileno())
+        self._engine.watch(self._socket.fileno(), self._look_hung_up, edge=True)
+
+    def _look_hung_up(self) -> None:
+        look = select.poll()
+        look.register(self._socket, select.POLLRDHUP)
+        if look.poll(0):
+            self.close()
 
     def _receive(self) -> tuple[bytes, list[int]]:
         """No more than the codec wants, and the descriptors that came with it."""
@@ -187,20 +242,31 @@ class _Connection:
         return data, list(fds)
 
     def _send(self, data: bytes, fd: int | None = None) -> None:
-        """Answers are small: a front end that leaves no room for them is broken."""
-        sent = socket.send_fds(self._socket, [data], [] if fd is None else [fd])
-        if sent != len(data):
-            raise PeerError("the front end takes no answers")
+        """Answers are small: a front end that leaves no room for them is broken, and let go."""
+        if not self._open:
+            return
+        try:
+            sent = socket.send_fds(self._socket, [data], [] if fd is None else [fd])
+        except OSError as error:
+            self._engine.later(partial(self._drop, error))
+        else:
+            if sent != len(data):
+                self._engine.later(partial(self._drop, "it takes no answers"))
 
     def _resumed(self) -> None:
         if self._open:
+            self._engine.unwatch(self._socket.fileno())
             self._engine.watch(self._socket.fileno(), self._readable)
         elif not self._session.busy:
             self._end()
 
     def _too_silent(self) -> None:
         if self._open and not self._session.messages:
-            log.warning("vhost-user: connection closed: no message in %g s", FIRST_MESSAGE_SECONDS)
+            self._drop(f"no message in {self._server.patience:g} s")
+
+    def _drop(self, why: object) -> None:
+        if self._open:
+            self._server.log.warning("%s: connection closed: %s", self._server.name, why)
             self.close()
 
     def close(self) -> None:

@@ -11,26 +11,22 @@ import os
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
+from drivebay.hosts.vhost_user import payloads
 from drivebay.hosts.vhost_user.codec import Message, PeerError, backend_request, reply
 from drivebay.hosts.vhost_user.inflight import InflightArea
 from drivebay.hosts.vhost_user.memory import MAX_SLOTS, SharedMemory
 from drivebay.hosts.vhost_user.messages import (
     MAX_CONFIG,
-    MAX_REGIONS,
     NO_FD,
     PROTOCOL_FEATURES,
     RING_PACKED,
     BackendRequest,
     ConfigHeader,
-    Inflight,
-    MemoryRegion,
-    MemoryTable,
     Number,
     ProtocolFeature,
     Request,
-    SingleRegion,
     VringAddress,
     VringState,
 )
@@ -58,8 +54,6 @@ OFFERED: Final = sum(
 )
 
 DONE: Final = 0  # what REPLY_ACK says; a failure closes the connection
-
-S = TypeVar("S", bound=Struct)
 
 
 class Send(Protocol):
@@ -139,11 +133,14 @@ class Session:
 
     def set_features(self, message: Message) -> None:
         """SET_FEATURES."""
-        features = _number(message) & ~(1 << PROTOCOL_FEATURES)
-        if features & ~self._device.features:
-            raise PeerError(f"features {features:#x} were not offered")
-        self._features = _number(message)
-        self._device.set_features(features)
+        features = payloads.number(message)
+        wanted = features & ~(1 << PROTOCOL_FEATURES)
+        if wanted & ~self._device.features:
+            raise PeerError(f"features {wanted:#x} were not offered")
+        if features != self._features and any(vring.running for vring in self._vrings):
+            raise PeerError(f"features {wanted:#x} for rings that run")
+        self._features = features
+        self._device.set_features(wanted)
 
     def get_protocol_features(self, message: Message) -> None:
         """GET_PROTOCOL_FEATURES."""
@@ -151,7 +148,7 @@ class Session:
 
     def set_protocol_features(self, message: Message) -> None:
         """SET_PROTOCOL_FEATURES."""
-        features = _number(message)
+        features = payloads.number(message)
         if features & ~OFFERED:
             raise PeerError(f"protocol features {features:#x} were not offered")
         self._protocol_features = features
@@ -167,17 +164,7 @@ class Session:
 
     def set_mem_table(self, message: Message) -> None:
         """SET_MEM_TABLE."""
-        count = _unpack(MemoryTable, message, exact=False).count
-        if count > MAX_REGIONS:
-            raise PeerError(f"SET_MEM_TABLE: {count} regions")
-        # User-Mode Linux sends room for two regions, whatever their count.
-        if len(message.payload) < MemoryTable.size + count * MemoryRegion.size:
-            raise PeerError(f"SET_MEM_TABLE: {count} regions in {len(message.payload)} bytes")
-        regions = [
-            MemoryRegion.unpack(message.payload, MemoryTable.size + n * MemoryRegion.size)
-            for n in range(count)
-        ]
-        self._memory.replace(regions, message.fds)
+        self._memory.replace(payloads.regions(message), message.fds)
         self._device.remap()
 
     def get_max_mem_slots(self, message: Message) -> None:
@@ -186,11 +173,11 @@ class Session:
 
     def add_mem_reg(self, message: Message) -> None:
         """ADD_MEM_REG."""
-        self._memory.add(_region(message), _only_fd(message))
+        self._memory.add(payloads.region(message), payloads.only_fd(message))
 
     def rem_mem_reg(self, message: Message) -> None:
         """REM_MEM_REG. Some front ends send the descriptor again."""
-        self._memory.remove(_region(message))
+        self._memory.remove(payloads.region(message))
         self._device.remap()
 
     # -- rings -----------------------------------------------------------------------------------
@@ -208,7 +195,7 @@ class Session:
 
     def set_vring_num(self, message: Message) -> None:
         """SET_VRING_NUM."""
-        state = _unpack(VringState, message)
+        state = payloads.unpack(VringState, message)
         vring = self._resting(state.index, message.name)
         if not 0 < state.value <= 32768:
             raise PeerError(f"ring {state.index} of {state.value} entries")
@@ -216,12 +203,12 @@ class Session:
 
     def set_vring_base(self, message: Message) -> None:
         """SET_VRING_BASE."""
-        state = _unpack(VringState, message)
+        state = payloads.unpack(VringState, message)
         self._resting(state.index, message.name).position = state.value
 
     def set_vring_addr(self, message: Message) -> None:
         """SET_VRING_ADDR."""
-        address = _unpack(VringAddress, message)
+        address = payloads.unpack(VringAddress, message)
         self._resting(address.index, message.name).address = address
 
     def set_vring_kick(self, message: Message) -> None:
@@ -248,17 +235,17 @@ class Session:
 
     def _ring_fd(self, message: Message) -> tuple[Vring, int]:
         """The ring a descriptor is for, and a duplicate of that, or -1 where none comes."""
-        value = _number(message)
+        value = payloads.number(message)
         vring = self._vring(value & 0xFF)
         if not value & NO_FD:
-            return vring, os.dup(_only_fd(message))
+            return vring, os.dup(payloads.only_fd(message))
         if message.fds:
             raise PeerError(f"{message.name} with a descriptor, and without")
         return vring, -1
 
     def set_vring_enable(self, message: Message) -> None:
         """SET_VRING_ENABLE."""
-        state = _unpack(VringState, message)
+        state = payloads.unpack(VringState, message)
         vring = self._vring(state.index)
         vring.enabled = bool(state.value)
         if vring.enabled:
@@ -315,7 +302,7 @@ class Session:
 
     def get_vring_base(self, message: Message) -> None:
         """GET_VRING_BASE: stop the ring, and say where the next chain will be."""
-        state = _unpack(VringState, message)
+        state = payloads.unpack(VringState, message)
         vring = self._vring(state.index)
         tell = partial(self._tell_base, vring, message)
         if vring.running:
@@ -351,7 +338,7 @@ class Session:
 
     def get_config(self, message: Message) -> None:
         """GET_CONFIG: as many bytes as were asked for, zeroes behind the end, none as an error."""
-        head = _unpack(ConfigHeader, message, exact=False)
+        head = payloads.unpack(ConfigHeader, message, exact=False)
         if head.offset + head.length > MAX_CONFIG:
             self._send(reply(message, b""))
             return
@@ -359,8 +346,8 @@ class Session:
         self._send(reply(message, head.pack() + config.ljust(head.length, b"\0")))
 
     def set_config(self, message: Message) -> None:
-        """SET_CONFIG. The device knows which fields can be written; a migration writes no others."""
-        head = _unpack(ConfigHeader, message, exact=False)
+        """SET_CONFIG: the device knows which fields can be written."""
+        head = payloads.unpack(ConfigHeader, message, exact=False)
         data = message.payload[ConfigHeader.size :]
         if head.offset + head.length > MAX_CONFIG or len(data) != head.length:
             raise PeerError(f"configuration bytes {head.offset}+{head.length}")
@@ -368,7 +355,7 @@ class Session:
 
     def set_backend_req_fd(self, message: Message) -> None:
         """SET_BACKEND_REQ_FD: the way to tell the front end of a change."""
-        channel = socket.socket(fileno=os.dup(_only_fd(message)))
+        channel = socket.socket(fileno=os.dup(payloads.only_fd(message)))
         self._close_backend_channel()
         self._backend_channel = channel
 
@@ -379,7 +366,7 @@ class Session:
 
     def get_inflight_fd(self, message: Message) -> None:
         """GET_INFLIGHT_FD: a fresh area, that the front end keeps for the next server."""
-        asked = _inflight(message)
+        asked = payloads.inflight(message)
         if not 0 < asked.num_queues <= len(self._vrings) or not 0 < asked.queue_size <= 32768:
             raise PeerError(f"in-flight area of {asked.num_queues} queues of {asked.queue_size}")
         fd, shape = InflightArea.create(asked.num_queues, asked.queue_size)
@@ -392,11 +379,11 @@ class Session:
         """SET_INFLIGHT_FD."""
         if any(vring.running for vring in self._vrings):
             raise PeerError("an in-flight area for rings that run")
-        self._inflight = InflightArea(_only_fd(message), _inflight(message))
+        self._inflight = InflightArea(payloads.only_fd(message), payloads.inflight(message))
 
     def set_status(self, message: Message) -> None:
         """SET_STATUS: zero is a reset."""
-        self._status = _number(message) & 0xFF
+        self._status = payloads.number(message) & 0xFF
         if self._status == 0:
             self._reset()
 
@@ -469,37 +456,6 @@ class Session:
         """Let go of the front end's memory, now that nothing touches it any more."""
         self._memory.forget()
         self._inflight = None
-
-
-def _unpack(kind: type[S], message: Message, *, exact: bool = True) -> S:
-    size = len(message.payload)
-    if size < kind.size or (exact and size != kind.size):
-        raise PeerError(f"{message.name} with {size} bytes, expected {kind.size}")
-    return kind.unpack(message.payload)
-
-
-def _number(message: Message) -> int:
-    return _unpack(Number, message).value
-
-
-def _region(message: Message) -> MemoryRegion:
-    single = _unpack(SingleRegion, message)
-    return MemoryRegion(
-        single.guest_address, single.length, single.user_address, single.mmap_offset
-    )
-
-
-def _inflight(message: Message) -> Inflight:
-    """QEMU sends the struct with the four bytes that its compiler puts behind it."""
-    if len(message.payload) > Inflight.size + 4:
-        raise PeerError(f"{message.name} with {len(message.payload)} bytes")
-    return _unpack(Inflight, message, exact=False)
-
-
-def _only_fd(message: Message) -> int:
-    if len(message.fds) != 1:
-        raise PeerError(f"{message.name} with {len(message.fds)} descriptors, not 1")
-    return message.fds[0]
 
 
 # A handler bears the name of its request.
