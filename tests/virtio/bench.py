@@ -64,6 +64,12 @@ class Bench:
         for _ in range(8):
             self.engine.turn(0)
 
+    def finish(self) -> None:
+        """Let the device finish all that it has begun."""
+        runners = self.device._runners.values()
+        assert self.engine.run_until(lambda: not any(runner._tasks for runner in runners), 5)
+        self.settle()
+
     @property
     def needs_reset(self) -> bool:
         return DeviceStatus(self.transport.read_Status()).DEVICE_NEEDS_RESET
@@ -159,8 +165,9 @@ class Guest:
         return self.memory.view(request.status_at, 1)[0]
 
     def ask(self, request: Sent, *, indirect: bool = False) -> int:
-        """Send it; its status, or `NO_ANSWER`."""
+        """Send it and wait; its status, or `NO_ANSWER`."""
         self.send(request.chain, indirect=indirect)
+        self.bench.finish()
         list(self.driver.ring().take())
         return self.status(request)
 
