@@ -1,0 +1,91 @@
+"""What the pages show works: their Python runs, their commands are understood."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from drivebay.cli.controllers import parse_controllers
+from drivebay.cli.main import cli, main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def scripts(page: Path, guest: bool) -> list[str]:
+    """The page's Python, with or without guests; one block goes on where the last ended."""
+    return [block for block in blocks(page, "python") if block.startswith("# guest") == guest]
+
+
+def run(page: Path, guest: bool) -> None:
+    names = {"__name__": "page"}
+    for script in scripts(page, guest):
+        exec(compile(script, str(page), "exec"), names)
+
+
+def pages(guest: bool) -> list[Path]:
+    return [page for page in PAGES if scripts(page, guest)]
+
+
+@pytest.mark.parametrize("page", pages(guest=False), ids=lambda page: page.name)
+def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(page, guest=False)
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize("page", pages(guest=True), ids=lambda page: page.name)
+def test_python_with_guests_runs(page: Path) -> None:
+    run(page, guest=True)
+
+
+def commands() -> list[tuple[str, str]]:
+    lines = [
+        (page.name, line)
+        for page in PAGES
+        for block in blocks(page, "console")
+        for line in re.findall(r"^\$ (drivebay .*)$", block, re.MULTILINE)
+    ]
+    assert len(lines) > 5
+    return lines
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_commands_are_understood(page: str, line: str) -> None:
+    """Each command line parses, to the last option of its controllers."""
+    _, name, *arguments = shlex.split(line, comments=True)
+    command = cli.get_command(cli.make_context("drivebay", [name]), name)
+    assert command is not None, f"{page}: {line}"
+    known = {"--kernel": "/dev/null", "--initrd": "/dev/null"}  # only their existence is checked
+    for option, stand_in in known.items():
+        if option in arguments:
+            arguments[arguments.index(option) + 1] = stand_in
+    if arguments and arguments[-1] in getattr(command, "commands", {}):
+        return
+    context = command.make_context(name, arguments, resilient_parsing=name == "disk")
+    if "virtio_blk" in context.params:
+        parse_controllers(*(context.params[key] for key in ("virtio_blk", "controllers", "disks")))
+
+
+@pytest.mark.guest
+def test_run_ends_with_the_guests_status(capfd: pytest.CaptureFixture[str]) -> None:
+    line = "boot --virtio-blk mem:64M --run"
+    size = "echo size; test $(cat /sys/block/vda/size) = 131072"
+    assert main([*line.split(), size]) == 0
+    assert capfd.readouterr().out == "size\n"
+    assert main([*line.split(), "exit 7"]) == 7
+
+
+@pytest.mark.guest
+def test_demo(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo"]) == 0
+    out = capfd.readouterr().out
+    assert "the same" in out
+    assert "0 errors" in out
