@@ -30,7 +30,7 @@ die() {
 
 # need PACKAGE: as root install it, else remember it for the one command that does.
 need() {
-	if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+	if can_install; then
 		say "installing $*"
 		[ -n "${APT_UPDATED-}" ] || apt-get -qq update || die "apt-get update failed" "is the network up?"
 		APT_UPDATED=yes
@@ -49,20 +49,34 @@ check_needs() {
 
 is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
+can_install() { [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; }
+
+has_venv() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
+
+# The distribution's own Python comes first: it is built with profile-guided optimisation, and runs
+# our data path a quarter faster than one that is not.
 find_python() {
-	for python in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11; do
-		if command -v "$python" >/dev/null && is_recent "$python"; then
+	second=
+	for python in ${PYTHON:-} /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do
+		command -v "$python" >/dev/null && is_recent "$python" || continue
+		if can_install || has_venv "$python"; then
 			command -v "$python"
 			return
 		fi
+		second=${second:-$(command -v "$python")}
 	done
-	return 1
+	[ -n "$second" ] && printf '%s\n' "$second"
 }
 
 # The Debian package that makes `PYTHON -m venv` work.
 venv_package() { printf '%s-venv\n' "$(basename "$1")"; }
 
-has_pip() { is_recent "$1" && "$1" -m pip --version >/dev/null 2>&1; }
+# is_of PYTHON: whether .venv works and was made with PYTHON.
+is_of() {
+	which='import sys; print(sys.base_prefix, sys.version)'
+	"$VENV/bin/python" -m pip --version >/dev/null 2>&1 &&
+		[ "$("$VENV/bin/python" -c "$which")" = "$("$1" -c "$which")" ]
+}
 
 # What the environment in .venv was made for; a change makes it anew.
 stamp_of() { printf '%s %s %s\n' "$PWD" "$("$1" --version)" "$(cat pyproject.toml uv.lock | cksum)"; }
@@ -75,7 +89,7 @@ install() {
 	fi
 	if [ -z "$python" ]; then
 		need python3 python3-venv
-	elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+	elif ! has_venv "$python"; then
 		need "$(venv_package "$python")"
 	fi
 	if command -v apt-get >/dev/null && [ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ]; then
@@ -86,7 +100,7 @@ install() {
 		die "Python 3.11 or newer is needed, this system's is older" \
 			"install one and name it: PYTHON=/path/to/python3 ./do install"
 	say "setting up $VENV with $("$python" --version)"
-	has_pip "$VENV/bin/python" || "$python" -m venv --clear "$VENV" ||
+	is_of "$python" || "$python" -m venv --clear "$VENV" ||
 		die "cannot create $VENV with $python"
 	[ -x "$VENV/bin/uv" ] || "$VENV/bin/python" -m pip install -q uv ||
 		die "pip cannot install uv" "is the network up?"

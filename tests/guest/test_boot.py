@@ -1,0 +1,60 @@
+"""Firmware and whole machines: SeaBIOS boots our disk, a guest that is killed leaves it whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from drivebay.cli.backend import Backend
+from drivebay.guests.errors import GuestError
+from drivebay.guests.linux import LinuxGuest
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
+
+# Reads sector 1 by INT 13h extensions, writes it to COM1, and ends QEMU with status 2*16+1.
+BOOT_SECTOR = bytes.fromhex(
+    "31c0 8ed8"  # xor ax, ax; mov ds, ax
+    "be407c b442 cd13"  # mov si, 0x7c40; mov ah, 0x42; int 0x13
+    "be007e baf803"  # mov si, 0x7e00; mov dx, 0x3f8
+    "ac 84c0 7403 ee ebf8"  # next: lodsb; test al, al; jz end; out dx, al; jmp next
+    "b010 e6f4 f4"  # end: mov al, 16; out 0xf4, al; hlt
+)
+ADDRESS_PACKET = bytes.fromhex("1000 0100 007e0000 0100000000000000")
+GREETING = b"drivebay says hello\r\n"
+
+
+def test_seabios_boots_from_our_disk(tmp_path: Path) -> None:
+    image = tmp_path / "boot.img"
+    sector = (BOOT_SECTOR.ljust(0x40, b"\0") + ADDRESS_PACKET).ljust(510, b"\0") + b"\x55\xaa"
+    image.write_bytes((sector + GREETING).ljust(1 << 20, b"\0"))
+    debug_exit = ["-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "drivebay.cli.main", "boot", "--firmware", "seabios", "--tcg"),
+            *("-m", "128M", "--virtio-blk", f"file:{image}", "--", *debug_exit),
+        ],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert GREETING in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.returncode == 33
+
+
+def test_a_guest_that_ends_in_the_middle_leaves_the_server_and_the_disk(tmp_path: Path) -> None:
+    spec = f"file:{tmp_path}/x.img;create=64M"
+    with Backend(["--virtio-blk", spec]) as backend:
+        guest = LinuxGuest(qemu_args=backend.qemu_arguments)
+        guest.start()
+        guest.run("echo kept | dd of=/dev/vda bs=512 conv=sync oflag=direct && sync")
+        threading.Timer(1.0, guest.kill).start()
+        with pytest.raises(GuestError):
+            guest.run("while :; do dd if=/dev/zero of=/dev/vda bs=1M seek=1 count=32; done")
+        with LinuxGuest(qemu_args=backend.qemu_arguments) as second:
+            assert second.run("head -c 4 /dev/vda").output == "kept"
+    assert (tmp_path / "x.img").read_bytes()[:4] == b"kept"
