@@ -106,22 +106,20 @@ class StageBench:
         return ring, lambda: serve(queue)
 
     def _ring(self, queue: SplitQueue) -> None:
-        while (chain := queue.pop()) is not None:
-            queue.push(chain[0], 1)
+        for head, _ in queue.chains():
+            queue.push(head, 1)
         queue.publish()
 
     def _parse(self, queue: SplitQueue) -> None:
         memory = self._memory
-        while (chain := queue.pop()) is not None:
-            head, rows = chain
+        for head, rows in queue.chains():
             frame = plain_frame(rows, memory.window) or any_frame(rows, memory)
             queue.push(head, frame[4])
         queue.publish()
 
     def _read(self, queue: SplitQueue) -> None:
         memory, read = self._memory, self._disk.read
-        while (chain := queue.pop()) is not None:
-            head, rows = chain
+        for head, rows in queue.chains():
             frame = plain_frame(rows, memory.window) or any_frame(rows, memory)
             _, sector, data, _, written, ram, status_at = frame
             try:

@@ -209,9 +209,9 @@ class Alone:
         self.signals += 1
 
     def serve(self) -> Iterator[int]:
-        while chain := self.queue.pop():
-            self.queue.push(chain[0], 1)
-            yield chain[0]
+        for head, _ in self.queue.chains():
+            self.queue.push(head, 1)
+            yield head
 
     def signalled(self) -> bool:
         before = self.signals

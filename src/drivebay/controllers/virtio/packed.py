@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from drivebay.controllers.virtio.registers import DescriptorFlag, EventFlag, PackedDesc
 from drivebay.controllers.virtio.ring import (
@@ -106,8 +107,12 @@ class PackedQueue(Queue):
         flags = self._halves[8 * self._next + 7]
         return flags if flags & BOTH == (AVAIL if self._next_wrap else USED) else None
 
-    def pop(self) -> Chain | None:
-        """The next chain the driver made available, or None. Raises `RingError`."""
+    def chains(self) -> Iterator[Chain]:
+        """The chains that the driver has made available. Raises `RingError`."""
+        while (chain := self._pop()) is not None:
+            yield chain
+
+    def _pop(self) -> Chain | None:
         if self._resubmit:
             return self._take_up(*self._resubmit.pop(0))
         head_flags = self._offer()

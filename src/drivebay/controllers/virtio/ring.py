@@ -3,8 +3,7 @@
 A ring is driven like this, with one interrupt decision for each `publish`::
 
     queue.disarm()
-    while chain := queue.pop():
-        head, rows = chain
+    for head, rows in queue.chains():
         ...
         queue.push(head, written)
     queue.publish()
@@ -18,7 +17,7 @@ ring can no longer be trusted, and stays closed until the driver resets it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from drivebay.controllers.virtio.registers import DescriptorFlag
@@ -70,15 +69,25 @@ class Queue:
         self.memory, self.size, self.addresses = setup.memory, setup.size, setup.addresses
         self.signal, self.tracker = setup.signal, setup.tracker
         self.event_idx = event_idx
+        self.held: Container[int] = ()
+        """Heads of the chains that wait: a driver may not offer one again."""
         self.remap()
 
-    def pop(self) -> Chain | None:
-        """The next chain the driver made available, or None. Raises `RingError`."""
+    def chains(self) -> Iterator[Chain]:
+        """The chains that the driver has made available. Raises `RingError`.
+
+        Any number of them may be taken; those left are there the next time.
+        """
         raise NotImplementedError
 
     def push(self, head: int, written: int) -> None:
         """Give a chain back, with `written` bytes written to its writable buffers in order."""
         raise NotImplementedError
+
+    def push_all(self, done: list[int]) -> None:
+        """Give many back: `done` is head and written in turn."""
+        for head, written in zip(done[::2], done[1::2], strict=True):
+            self.push(head, written)
 
     def publish(self) -> None:
         """Make what was pushed visible, and interrupt the driver if it wants that."""

@@ -40,6 +40,7 @@ class Runner:
         self._broken = broken
         self._serve = serve
         self._tasks: dict[int, Task] = {}
+        queue.held = self._tasks
         self._draining = self._publishing = self._closed = False
         self._stopped: Stopped | None = None
 
@@ -50,35 +51,38 @@ class Runner:
         if self._closed or self._draining:
             return
         queue, serve = self.queue, self._serve
-        pop, push = queue.pop, queue.push
+        done: list[int] = []
         left = queue.size
         self._draining = True
         try:
             queue.disarm()
-            while left:
-                chain = pop()
-                if chain is None:
-                    queue.publish()
-                    if self._closed or queue.arm():
-                        return
-                    left -= 1  # a ring that shows work and gives none must not keep us
-                    continue
-                head, rows = chain
-                written = serve(self, head, rows)
-                if written is not None:
-                    push(head, written)
-                left -= 1
-                if not left % BATCH:
-                    queue.publish()
-                    if self._closed:  # the interrupt made the driver stop us
-                        return
-            queue.publish()
+            while left > 0:
+                for head, rows in queue.chains():
+                    written = serve(self, head, rows)
+                    if written is not None:
+                        done += (head, written)
+                    left -= 1
+                    if not left % BATCH:
+                        self._give_back(done)
+                        if self._closed:  # the interrupt made the driver stop us
+                            return
+                        if not left:
+                            break
+                self._give_back(done)
+                if self._closed or queue.arm():
+                    return
+                left -= 1  # a ring that shows work and gives none must not keep us
             self._engine.later(self.drain)
         except RingError as error:
-            queue.publish()  # what came before the broken chain was served
+            self._give_back(done)  # what came before the broken chain was served
             self._fail(error)
         finally:
             self._draining = False
+
+    def _give_back(self, done: list[int]) -> None:
+        self.queue.push_all(done)
+        done.clear()
+        self.queue.publish()
 
     def park(
         self,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterator
+
 from drivebay.controllers.virtio.registers import AvailFlag, UsedFlag, VirtqDesc
 from drivebay.controllers.virtio.ring import (
     INDIRECT,
@@ -37,7 +40,6 @@ class SplitQueue(Queue):
         if not 0 < size <= 32768 or size & (size - 1):
             raise RingError(f"a split ring of {size} entries")
         self._mask = size - 1
-        self._taken = bytearray(size)  # heads in flight: a driver may not offer one twice
         super().__init__(setup, event_idx=event_idx)
         self._resubmit: list[int] = []
         self._pushed = self._published = self._used[IDX]
@@ -45,7 +47,6 @@ class SplitQueue(Queue):
         if self.tracker is not None:
             self._resubmit = self.tracker.recover(self._published)
             self._popped = (self._published + len(self._resubmit)) & 0xFFFF
-        self._offered = self._popped  # avail.idx when last read
 
     def remap(self) -> None:
         """Find the three parts of the ring in guest memory."""
@@ -62,38 +63,34 @@ class SplitQueue(Queue):
         """The available index of the next chain."""
         return self._popped
 
-    def pop(self) -> Chain | None:
-        """The next chain the driver made available, or None. Raises `RingError`."""
-        if self._resubmit:
-            head = self._resubmit.pop(0)
-        else:
-            popped = self._popped
-            if popped == self._offered and not self._look():
-                return None
-            head = self._avail[ENTRIES + (popped & self._mask)]
-            self._popped = (popped + 1) & 0xFFFF
-        if head > self._mask:
-            raise RingError(f"descriptor {head} of a ring of {self.size}")
-        if self._taken[head]:
-            raise RingError(f"descriptor {head} is offered again while in flight")
+    def chains(self) -> Iterator[Chain]:
+        """The chains that the driver has made available. Raises `RingError`."""
+        tracker, held = self.tracker, self.held
+        while self._resubmit:
+            yield self._chain(self._resubmit.pop(0))
+        avail, mask = self._avail, self._mask
+        popped = self._popped
+        offered = avail[IDX]
+        if (offered - popped) & 0xFFFF > self.size:
+            raise RingError(f"available index jumped from {popped} to {offered}")
+        while popped != offered:
+            head = avail[ENTRIES + (popped & mask)]
+            self._popped = popped = (popped + 1) & 0xFFFF
+            if head > mask or head in held:
+                raise RingError(f"descriptor {head} of {self.size} is offered, or again")
+            chain = self._chain(head)
+            if tracker is not None:
+                tracker.taken(head)
+            yield chain
+
+    def _chain(self, head: int) -> Chain:
+        """The chain at `head`, each descriptor read once."""
         row = read_descriptor(self._table, head << 4)
         if row[2] & INDIRECT:
-            rows = self._indirect(row)
-        elif row[2] & NEXT:
-            rows = self._follow(row)
-        else:
-            rows = [row]
-        self._taken[head] = 1
-        if self.tracker is not None:
-            self.tracker.taken(head)
-        return head, rows
-
-    def _look(self) -> bool:
-        """Whether the driver has offered more."""
-        self._offered = offered = self._avail[IDX]
-        if (offered - self._popped) & 0xFFFF > self.size:
-            raise RingError(f"available index jumped from {self._popped} to {offered}")
-        return offered != self._popped
+            return head, self._indirect(row)
+        if row[2] & NEXT:
+            return head, self._follow(row)
+        return head, [row]
 
     def _follow(self, row: Row) -> list[Row]:
         """The descriptors from `row` on, each read once."""
@@ -138,9 +135,18 @@ class SplitQueue(Queue):
         self._used_elements[element] = head
         self._used_elements[element + 1] = written
         self._pushed = (self._pushed + 1) & 0xFFFF
-        self._taken[head] = 0
         if self.tracker is not None:
             self.tracker.pushed(head)
+
+    def push_all(self, done: list[int]) -> None:
+        """Give many back: `done` is head and written in turn, just as the ring has them."""
+        start = 2 * (self._pushed & self._mask)
+        end = start + len(done)
+        if self.tracker is not None or end > 2 * self.size:
+            super().push_all(done)
+            return
+        self._used_elements[start:end] = array("I", done)
+        self._pushed = (self._pushed + len(done) // 2) & 0xFFFF
 
     def publish(self) -> None:
         """Make what was pushed visible, and interrupt the driver if it wants that."""
