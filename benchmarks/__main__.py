@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import click
 
@@ -25,16 +26,20 @@ PARTS: dict[str, Callable[[Run], Iterator[Result]]] = {
 @click.command()
 @click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
 @click.option("--rounds", default=7, show_default=True, help="Samples of each side.")
-@click.option("--quick", is_flag=True, help="Two short rounds, only to see that all works.")
-@click.option("--markdown", is_flag=True, help="Measure nothing: print build/bench.json.")
-def main(parts: Sequence[str], rounds: int, quick: bool, markdown: bool) -> None:
+@click.option("--quick", is_flag=True, help="Two short rounds, to see that all works; not kept.")
+@click.option("--markdown", is_flag=True, help="Measure nothing: print what is kept for a page.")
+@click.option("--into", type=click.Path(exists=True, path_type=Path), help="Put it in this page.")
+def main(parts: Sequence[str], rounds: int, quick: bool, markdown: bool, into: Path | None) -> None:
     """Measure everything, or the named parts, and keep the figures in build/bench.json."""
+    if into:
+        report.put_into(into, report.markdown(_chosen(parts)))
+        return
     if markdown:
         click.echo(report.markdown(_chosen(parts)), nl=False)
         return
     run = Run(Progress(), rounds=2 if quick else rounds, scale=0.1 if quick else 1.0)
     try:
-        _measure(run, list(parts or PARTS))
+        _measure(run, list(parts or PARTS), keep=not quick)
     except (GuestError, PeerError) as error:
         raise click.ClickException(str(error)) from None
     except subprocess.CalledProcessError as error:
@@ -43,20 +48,22 @@ def main(parts: Sequence[str], rounds: int, quick: bool, markdown: bool) -> None
         run.close()
 
 
-def _measure(run: Run, parts: Sequence[str]) -> None:
-    taken = machine.describe()
-    click.echo("\n".join(f"{key:15} {value}" for key, value in taken.items()))
-    click.echo(f"{'interpreter':15} {sys.executable}")
+def _measure(run: Run, parts: Sequence[str], keep: bool) -> None:
+    about = machine.describe()
+    click.echo("\n".join(f"{key:12} {value}" for key, value in about.items()))
+    click.echo(f"{'interpreter':12} {sys.executable}")
     if (load := machine.busy()) > 0.5:
         warn(f"the load is {load:.1f}: others want the CPUs too")
+    shown = []
     for part in parts:
         results = []
         for result in PARTS[part](run):
             results.append(result)
-            run.progress.say(" ".join(filter(None, report.cells(result.row()))))
-        disk = {"qemu": ".".join(map(str, run.qemu.version)), "file": _file(run)}
-        report.replace(part, results, taken | disk)
-    click.echo(report.table(_chosen(parts)))
+            run.progress.say(report.line(result.row()))
+        disk = {"QEMU": ".".join(map(str, run.qemu.version)), "file": _file(run)}
+        shown += report.replace(part, results, about | disk, keep)
+    click.echo(report.table(shown))
+    click.echo(report.summary(shown))
 
 
 def _file(run: Run) -> str:

@@ -7,6 +7,7 @@ from the write to QueueNotify until that returns, beside a bare `os.preadv` of t
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import time
@@ -32,6 +33,8 @@ from drivebay.platform.memory import GuestMemory
 from drivebay.platform.mmio import MmioSpace
 
 BASE = 0x10001000
+PEER = "bare os.preadv"
+BATCH = 32
 FLOOR_US = 6.0
 SAMPLE_REQUESTS = 16_000
 
@@ -59,7 +62,9 @@ class Job:
 
 
 RINGS = ("split", "split-indirect", "packed")
-JOBS = [Job(disk, ring, depth) for disk in ("file", "mem") for ring in RINGS for depth in (32, 1)]
+JOBS = [
+    Job(disk, ring, depth) for disk in ("file", "mem") for ring in RINGS for depth in (BATCH, 1)
+]
 
 
 class Times(NamedTuple):
@@ -110,9 +115,7 @@ def _compare(run: Run, job: Job, disk: Disk) -> Result:
     bench.engine.close()
     floor = FLOOR_US if job.depth > 1 else None
     total = sorted(totals)[len(totals) // 2]
-    return compare(
-        job.name, "us", figures, "bare os.preadv", floor=floor, extra={"total_us": total}
-    )
+    return compare(job.name, "us", figures, PEER, floor=floor, extra={"total_us": total})
 
 
 def _stages(run: Run) -> Iterator[Result]:
@@ -120,11 +123,12 @@ def _stages(run: Run) -> Iterator[Result]:
     with opened(run, "file") as disk:
         for ring in ("split", "split-indirect"):
             bench = StageBench(disk, indirect=ring == "split-indirect")
-            for stage in bench.stages:
-                name = f"in-process/stage-{ring}-{stage}"
-                count = round(SAMPLE_REQUESTS * run.scale) // bench.depth
-                figures = run.alternate(name, partial(_stage, bench, stage, count), bare_reads(run))
-                yield compare(name, "us", figures, "bare os.preadv")
+            count = round(SAMPLE_REQUESTS * run.scale) // bench.depth
+            takes = [partial(_stage, bench, stage, count) for stage in bench.stages]
+            name = f"in-process/stage-{ring}"
+            peer, *series = run.in_turn(name, [bare_reads(run), *takes])
+            for stage, ours in zip(bench.stages, series, strict=True):
+                yield compare(f"{name}-{stage}", "us", (ours, peer), PEER)
             bench.close()
 
 
@@ -138,13 +142,13 @@ def bare_reads(run: Run) -> Callable[[], Sample]:
     count = round(SAMPLE_REQUESTS * run.scale)
 
     def take() -> Sample:
-        buffers = [memoryview(bytearray(BLOCK))]
+        buffers = itertools.cycle([[memoryview(bytearray(BLOCK))] for _ in range(BATCH)])
         offsets = [random.randrange(blocks) * BLOCK for _ in range(count)]
         fd, preadv = os.open(run.file, os.O_RDONLY), os.preadv
         try:
             start = time.perf_counter()
-            for offset in offsets:
-                preadv(fd, buffers, offset)
+            for offset, buffer in zip(offsets, buffers, strict=False):
+                preadv(fd, buffer, offset)
             return Sample((time.perf_counter() - start) / count * 1e6)
         finally:
             os.close(fd)

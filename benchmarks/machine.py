@@ -19,9 +19,8 @@ def describe() -> dict[str, str]:
     return {
         "machine": machine(),
         "kernel": _numbers(platform.release()),
-        "python": python(),
-        "python_loop_ns": f"{loop_ns():.0f}",
-        "commit": commit(),
+        "Python": f"{python()}, a turn of a small loop {loop_ns():.0f} ns",
+        "drivebay": commit(),
     }
 
 

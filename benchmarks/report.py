@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from benchmarks.run import Series
 
 PATH = Path(__file__).parents[1] / "build" / "bench.json"
+
+BEGIN, END = "<!-- figures: python -m benchmarks --into -->", "<!-- end of figures -->"
 
 Row = dict[str, Any]
 
@@ -89,49 +91,75 @@ def verdict(row: Row) -> str:
     return "goal met" if "goal" in row and row["ratio"] >= row["goal"] else "met"
 
 
-def load(path: Path = PATH) -> list[Row]:
+def load() -> list[Row]:
     """The rows kept so far."""
-    rows: list[Row] = json.loads(path.read_text()) if path.exists() else []
+    rows: list[Row] = json.loads(PATH.read_text()) if PATH.exists() else []
     return rows
 
 
-def replace(part: str, results: Iterable[Result], taken: Row, path: Path = PATH) -> list[Row]:
+def replace(part: str, results: Iterable[Result], taken: Row, keep: bool = True) -> list[Row]:
     """Keep these rows in the place of all of their part; the new ones."""
     rows = [result.row() | {"taken": taken} for result in results]
-    others = [row for row in load(path) if not row["name"].startswith(f"{part}/")]
-    path.parent.mkdir(exist_ok=True)
-    lines = ",\n".join(json.dumps(row) for row in others + rows)
-    path.write_text(f"[\n{lines}\n]\n")
+    if keep:
+        others = [row for row in load() if not row["name"].startswith(f"{part}/")]
+        PATH.parent.mkdir(exist_ok=True)
+        lines = ",\n".join(json.dumps(row) for row in others + rows)
+        PATH.write_text(f"[\n{lines}\n]\n")
     return rows
 
 
 # -- showing ---------------------------------------------------------------------------------------
 
-COLUMNS = ("", "unit", "ours", "peer", "ratio", "spread", "CPU us", "floor", "peer is")
+Cell = Callable[[Row], str]
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """A row as text, in the order of COLUMNS."""
-    floor = f"{_bound(row)} {verdict(row)}" if "floor" in row else ""
-    cpu = ""
-    if "server_cpu_us_ours" in row:
-        cpu = f"{row['server_cpu_us_ours']:.1f} / {row['server_cpu_us_peer']:.1f}"
-    spread = f"{row['spread']:.0%} / {row['spread_peer']:.0%}"
-    figures = (_figure(row["ours"]), _figure(row["peer"]), f"{row['ratio']:.2f}")
-    return (row["name"], row["unit"], *figures, spread, cpu, floor, row["peer_name"])
+def _floor(row: Row) -> str:
+    if "floor" not in row:
+        return ""
+    return f"{'<=' if row['unit'] == 'us' else '>='} {row['floor']:g} {verdict(row)}"
+
+
+COLUMNS: dict[str, Cell] = {
+    "job": lambda row: str(row["name"]),
+    "unit": lambda row: str(row["unit"]),
+    "ours": lambda row: _figure(row["ours"]),
+    "peer": lambda row: _figure(row["peer"]),
+    "ratio": lambda row: f"{row['ratio']:.2f}",
+    "spread": lambda row: f"{row['spread']:.0%} / {row['spread_peer']:.0%}",
+    "server CPU us": lambda row: _pair(row, "server_cpu_us_ours", "server_cpu_us_peer"),
+    "with driver": lambda row: _figure(row["total_us"]) if "total_us" in row else "",
+    "floor": _floor,
+    "peer is": lambda row: str(row["peer_name"]),
+}
+"""What is shown of a row; a column without a word in it is left out."""
+NUMBERS = ("ours", "peer", "ratio")
+
+
+def line(row: Row) -> str:
+    """A row in one line."""
+    return " ".join(filter(None, (cell(row) for cell in COLUMNS.values())))
 
 
 def table(rows: Sequence[Row]) -> str:
     """A table for the terminal."""
-    lines = [COLUMNS, *map(cells, rows)]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(COLUMNS))]
+    columns = _columns(rows)
+    widths = {name: max(len(name), *map(len, cells)) for name, cells in columns.items()}
+    lines = [list(columns), *map(list, zip(*columns.values(), strict=True))]
     return "\n".join(
         "  ".join(
-            text.rjust(width) if 2 <= n <= 4 else text.ljust(width)
-            for n, (text, width) in enumerate(zip(line, widths, strict=True))
+            text.rjust(width) if name in NUMBERS else text.ljust(width)
+            for text, (name, width) in zip(texts, widths.items(), strict=True)
         ).rstrip()
-        for line in lines
+        for texts in lines
     )
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """How many floors are met, and which are not."""
+    missed = [row["name"] for row in rows if verdict(row) == "MISSED"]
+    met = sum(bool(verdict(row)) for row in rows) - len(missed)
+    text = f"{met} floors met, {len(missed)} missed"
+    return f"{text}: {', '.join(missed)}." if missed else f"{text}."
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -139,16 +167,33 @@ def markdown(rows: Sequence[Row]) -> str:
     parts: dict[str, list[Row]] = {}
     for row in rows:
         parts.setdefault(row["name"].partition("/")[0], []).append(row)
-    return "\n\n".join(_section(part, group) for part, group in parts.items()) + "\n"
+    sections = [_section(part, group) for part, group in parts.items()]
+    return "\n\n".join([summary(rows), *sections]) + "\n"
+
+
+def put_into(page: Path, text: str) -> None:
+    """Replace what is between the two marks of a page."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise ValueError(f"{page} has no {BEGIN} and {END}")
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
 
 
 def _section(part: str, rows: Sequence[Row]) -> str:
+    columns = _columns(rows)
     lines = [f"### {part}", ""]
     for taken in _distinct(row.get("taken", {}) for row in rows):
-        lines += [f"*{'; '.join(f'{key} {value}' for key, value in taken.items())}*", ""]
-    lines += [f"| {' | '.join(COLUMNS)} |", "|---|---|---:|---:|---:|---|---|---|---|"]
-    lines += [f"| {' | '.join(cells(row))} |" for row in rows]
+        lines += ["; ".join(f"{key}: {value}" for key, value in taken.items()) + ".", ""]
+    lines.append(f"| {' | '.join(columns)} |")
+    lines.append("|" + "|".join("---:" if name in NUMBERS else "---" for name in columns) + "|")
+    lines += [f"| {' | '.join(cells)} |" for cells in zip(*columns.values(), strict=True)]
     return "\n".join(lines)
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, list[str]]:
+    columns = {name: [cell(row) for row in rows] for name, cell in COLUMNS.items()}
+    return {name: cells for name, cells in columns.items() if any(cells)}
 
 
 def _distinct(items: Iterable[Row]) -> list[Row]:
@@ -159,8 +204,8 @@ def _distinct(items: Iterable[Row]) -> list[Row]:
     return found
 
 
-def _bound(row: Row) -> str:
-    return f"{'<=' if row['unit'] == 'us' else '>='} {row['floor']:g}"
+def _pair(row: Row, ours: str, peer: str) -> str:
+    return f"{row[ours]:.1f} / {row[peer]:.1f}" if ours in row else ""
 
 
 def _figure(value: float) -> str:
@@ -168,8 +213,7 @@ def _figure(value: float) -> str:
 
 
 def _rounded(value: Any) -> Any:
-    return (
-        float(f"{value:.4g}")
-        if isinstance(value, float) and abs(value) < 1000
-        else (round(value) if isinstance(value, float) else value)
-    )
+    """Four digits are more than the figures are good for."""
+    if not isinstance(value, float):
+        return value
+    return round(value) if abs(value) >= 1000 else float(f"{value:.4g}")

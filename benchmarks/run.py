@@ -95,14 +95,16 @@ class Run:
 
     def alternate(self, what: str, ours: Take, peer: Take) -> tuple[Series, Series]:
         """Take both in turn, `rounds` times; each once before that does not count."""
-        a, b = [], []
-        for n in range(-1, self.rounds):
-            self.progress.tick(f"{what}: {max(n, 0) + 1} of {self.rounds}")
-            first, second = ours(), peer()
-            if n >= 0:
-                a.append(first)
-                b.append(second)
-        return Series(a), Series(b)
+        first, second = self.in_turn(what, [ours, peer])
+        return first, second
+
+    def in_turn(self, what: str, takes: Sequence[Take]) -> list[Series]:
+        """The same with any number."""
+        rounds = []
+        for n in range(self.rounds + 1):
+            self.progress.tick(f"{what}: {max(n, 1)} of {self.rounds}")
+            rounds.append([take() for take in takes])
+        return [Series(samples) for samples in zip(*rounds[1:], strict=True)]
 
 
 def _roomy_folder() -> str:
