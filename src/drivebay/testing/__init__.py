@@ -3,5 +3,16 @@
 from drivebay.testing.memory import FlippingMemory, Watch
 from drivebay.testing.puppet import Held, PuppetDisk
 from drivebay.testing.recording import Call, RecordingDisk
+from drivebay.testing.vhost_user import FrontEnd, GuestRam, HungUp
 
-__all__ = ["Call", "FlippingMemory", "Held", "PuppetDisk", "RecordingDisk", "Watch"]
+__all__ = [
+    "Call",
+    "FlippingMemory",
+    "FrontEnd",
+    "GuestRam",
+    "Held",
+    "HungUp",
+    "PuppetDisk",
+    "RecordingDisk",
+    "Watch",
+]
