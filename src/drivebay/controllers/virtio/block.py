@@ -251,12 +251,13 @@ class BlockDevice:
                 operation = self._write(sector >> self._shift, data, self._fua)
             else:
                 operation = self._serving.get(kind, self._unsupported)(frame)
-            suspension = operation.send(None)
-        except StopIteration:
-            ram[status_at] = OK
-            return written
+            # Not send(None): a StopIteration for each request would cost as much as its parsing.
+            suspension = next(operation.__await__(), None)
         except Exception as error:
             ram[status_at] = self._status_of(kind, error)
+            return written
+        if suspension is None:
+            ram[status_at] = OK
             return written
         done = partial(self._ended, runner, head, frame)
         runner.park(head, operation, suspension, done)

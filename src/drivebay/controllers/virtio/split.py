@@ -25,6 +25,7 @@ FLAGS, IDX, ENTRIES = 0, 1, 2
 
 read_descriptor = VirtqDesc.layout.unpack_from
 read_descriptors = VirtqDesc.layout.iter_unpack
+LINKS = NEXT | INDIRECT
 NO_NOTIFY = int(UsedFlag.NO_NOTIFY)
 NO_INTERRUPT = int(AvailFlag.NO_INTERRUPT)
 
@@ -107,7 +108,17 @@ class SplitQueue(Queue):
 
     def _indirect(self, row: Row) -> list[Row]:
         """The descriptors of the table that `row` names, each read once."""
-        table = list(read_descriptors(indirect_table(self.memory, *row[:3])))
+        address, length, flags, _ = row
+        start, size, ram = self.memory.window
+        at = address - start
+        if flags == INDIRECT and length == 48 and 0 <= at <= size - 48:  # what Linux mostly sends
+            table = list(read_descriptors(ram[at : at + 48]))
+            (_, _, flags_0, next_0), (_, _, flags_1, next_1), (_, _, flags_2, _) = table
+            chained = flags_0 & LINKS == flags_1 & LINKS == NEXT and not flags_2 & LINKS
+            if chained and next_0 == 1 and next_1 == 2:
+                return table
+        else:
+            table = list(read_descriptors(indirect_table(self.memory, address, length, flags)))
         for n, (_, _, flags, following) in enumerate(table, 1):
             if flags & INDIRECT:
                 raise RingError("an indirect table inside an indirect table")
@@ -142,7 +153,7 @@ class SplitQueue(Queue):
         """Give many back: `done` is head and written in turn, just as the ring has them."""
         start = 2 * (self._pushed & self._mask)
         end = start + len(done)
-        if self.tracker is not None or end > 2 * self.size:
+        if len(done) <= 2 or end > 2 * self.size or self.tracker is not None:
             super().push_all(done)
             return
         self._used_elements[start:end] = array("I", done)
