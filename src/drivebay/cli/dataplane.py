@@ -52,8 +52,11 @@ class DataPlane:
         """Whether all that was flushed outlives this process."""
         return all(disk.persistent for disk in self.disks)
 
-    def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; SIGHUP looks at the sizes of the disks again."""
+    def run(self, ready: Callable[[], None]) -> None:
+        """Serve until SIGTERM or SIGINT; SIGHUP looks at the sizes of the disks again.
+
+        `ready` is called when a signal can no longer be missed.
+        """
         with _signals(
             {
                 signal.SIGTERM: self._engine.stop,
@@ -61,6 +64,7 @@ class DataPlane:
                 signal.SIGHUP: lambda: self._engine.later(self._refresh),
             }
         ):
+            ready()
             self._engine.run()
         for server in self._servers:
             server.close()

@@ -102,16 +102,17 @@ def _serve(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         plane = DataPlane(configs, listeners)
-        ready(plane.persistent)
-        lines = [
-            _line(config, disk.byte_count)
-            for config, disk in zip(configs, plane.disks, strict=True)
-        ]
-        if as_json:
-            print_json({"event": "ready", "pid": os.getpid(), "controllers": lines})
-        else:
-            _print_ready(lines)
-        plane.run()
+        sizes = [disk.byte_count for disk in plane.disks]
+        lines = [_line(config, size) for config, size in zip(configs, sizes, strict=True)]
+
+        def announce() -> None:
+            ready(plane.persistent)
+            if as_json:
+                print_json({"event": "ready", "pid": os.getpid(), "controllers": lines})
+            else:
+                _print_ready(lines)
+
+        plane.run(announce)
         if as_json:
             print_json({"event": "end", "controllers": plane.statistics()})
     except Exception as error:

@@ -39,6 +39,8 @@ def supervise(work: Callable[[Callable[[bool], None]], int]) -> int:
         status, word = _run_once(work)
         if not os.WIFSIGNALED(status):
             return os.waitstatus_to_exitcode(status)
+        if os.WTERMSIG(status) in (signal.SIGTERM, signal.SIGINT):  # before it could take them
+            return 0
         name = signal.Signals(os.WTERMSIG(status)).name
         if word == VOLATILE:
             raise CliError(

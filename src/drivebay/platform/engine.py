@@ -203,33 +203,31 @@ class Engine:
         for _ in range(len(self._posted)):
             self._call(self._posted.popleft())
 
-    def _due_timers(self) -> float:
-        """Call what is due; seconds to the next timer, or -1."""
+    def _call_due_timers(self) -> None:
         now = time.monotonic()  # once: a timer that sets the next is no reason to stay here
         while self._timers:
             due, _, timer = self._timers[0]
-            wait = due - now
-            if wait > 0 and timer.callback is not None:
-                return wait
+            if due > now and timer.callback is not None:
+                return
             heapq.heappop(self._timers)
             if timer.callback is not None:
                 self._call(timer.callback)
-        return -1
 
     # -- turns -----------------------------------------------------------------------------------
 
     def turn(self, timeout: float = -1) -> None:
         """Wait up to `timeout` seconds (below 0: for ever), then do all that is ready."""
-        if self._timers:
-            wait = self._due_timers()
-            if wait >= 0 and (timeout < 0 or wait < timeout):
-                timeout = wait
         if self._end_of_turn:
             timeout = 0
+        elif self._timers:
+            wait = max(self._timers[0][0] - time.monotonic(), 0)
+            timeout = wait if timeout < 0 else min(wait, timeout)
         for fd, _ in self._epoll.poll(timeout):
             callback = self._callbacks.get(fd)  # an earlier callback may have unwatched it
             if callback is not None:
                 self._call(callback)
+        if self._timers:
+            self._call_due_timers()
         while self._end_of_turn:
             callbacks, self._end_of_turn = self._end_of_turn, []
             for callback in callbacks:
@@ -243,7 +241,7 @@ class Engine:
             log.exception("unexpected error in %r", callback)
 
     def run(self) -> None:
-        """Take turns until `stop`."""
+        """Take turns until `stop`, be it called before."""
         while not self._stopping:
             self.turn()
         self._stopping = False
