@@ -26,7 +26,7 @@ A register map names the registers of a block by offset; `RegisterMap.bind` find
 `read_<NAME>` and `write_<NAME>` of a device and returns what dispatches to them.
 
 Unknown guest values stay values: an enum field that meets a number it does not know gives the
-number. Everything is little-endian unless the struct says ``order=">"``.
+number. Everything is little-endian unless the struct says ``byte_order=">"``.
 """
 
 from __future__ import annotations
@@ -217,12 +217,12 @@ class Struct:
     size: ClassVar[int]
     unpack_from: ClassVar[Callable[..., tuple[Any, ...]]]  # (buffer, offset=0): plain values
 
-    def __init_subclass__(cls, size: int, order: str = "<") -> None:
+    def __init_subclass__(cls, size: int, byte_order: str = "<") -> None:
         """Compile the declaration."""
         dataclass(cls)
         hints = get_type_hints(cls, include_extras=True)
         codes = "".join(hints[field.name].__metadata__[0] for field in fields(cast("Any", cls)))
-        cls.layout = struct.Struct(order + codes)
+        cls.layout = struct.Struct(byte_order + codes)
         cls.size = cls.layout.size
         cls.unpack_from = cls.layout.unpack_from
         if cls.size != size:
