@@ -25,7 +25,7 @@ def qemu_guest(disks: Sequence[str], **options: Any) -> Iterator[tuple[Backend, 
     """A Linux guest under QEMU with these disks as vda, vdb, ..."""
     with (
         Backend(virtio_blk(*disks)) as backend,
-        LinuxGuest(qemu_args=backend.qemu_arguments, **options) as guest,
+        LinuxGuest(qemu_args=backend.qemu_arguments(), **options) as guest,
     ):
         yield backend, guest
 

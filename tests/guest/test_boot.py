@@ -49,12 +49,12 @@ def test_seabios_boots_from_our_disk(tmp_path: Path) -> None:
 def test_a_guest_that_ends_in_the_middle_leaves_the_server_and_the_disk(tmp_path: Path) -> None:
     spec = f"file:{tmp_path}/x.img;create=64M"
     with Backend(["--virtio-blk", spec]) as backend:
-        guest = LinuxGuest(qemu_args=backend.qemu_arguments)
+        guest = LinuxGuest(qemu_args=backend.qemu_arguments())
         guest.start()
         guest.run("echo kept | dd of=/dev/vda bs=512 conv=sync oflag=direct && sync")
         threading.Timer(1.0, guest.kill).start()
         with pytest.raises(GuestError):
             guest.run("while :; do dd if=/dev/zero of=/dev/vda bs=1M seek=1 count=32; done")
-        with LinuxGuest(qemu_args=backend.qemu_arguments) as second:
+        with LinuxGuest(qemu_args=backend.qemu_arguments()) as second:
             assert second.run("head -c 4 /dev/vda").output == "kept"
     assert (tmp_path / "x.img").read_bytes()[:4] == b"kept"

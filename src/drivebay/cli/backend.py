@@ -69,7 +69,9 @@ class Backend:
             if event["event"] == "end":
                 self.statistics = event["controllers"]
 
-    @property
-    def qemu_arguments(self) -> list[str]:
-        """What attaches QEMU to every controller."""
-        return [word for controller in self.controllers for word in controller["qemu"]]
+    def qemu_arguments(self, version: tuple[int, int] = (9, 2)) -> list[str]:
+        """What attaches QEMU of that version to every controller."""
+        words = [word for controller in self.controllers for word in controller["qemu"]]
+        if version < (9, 2):
+            return [word.replace("reconnect-ms=100", "reconnect=1") for word in words]
+        return words

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +12,9 @@ import click
 from drivebay.cli.backend import Backend
 from drivebay.cli.controllers import controller_options, parse_controllers
 from drivebay.cli.errors import CliError
-from drivebay.cli.main import print_json
+from drivebay.cli.terminal import print_json, progress, stream
 
-__all__ = ["command", "machine_arguments"]
+__all__ = ["command"]
 
 FIRMWARE = {"seabios": "seabios/bios-256k.bin", "ovmf": "OVMF/OVMF_CODE_4M.fd"}
 
@@ -68,6 +67,8 @@ def command(
     drivebay boot --virtio-blk mem:256M --run 'mkfs.ext4 -q /dev/vda && fsck.ext4 -f /dev/vda'
     drivebay boot --virtio-blk file:debian.img --firmware seabios -- -nic user
     """
+    from drivebay.guests.qemu import find_qemu
+
     parse_controllers(virtio_blk, controllers, disks)  # mistakes first, before anything starts
     if kernel and firmware:
         raise CliError("--kernel and --firmware are two ways to boot", "choose one")
@@ -77,24 +78,14 @@ def command(
     with Backend(
         [word for option, texts in words for text in texts for word in (option, text)]
     ) as backend:
-        arguments = [*_attachments(backend), *qemu_args]
+        arguments = [*backend.qemu_arguments(find_qemu(progress).version), *qemu_args]
         common: dict[str, Any] = {"memory": memory, "cpus": cpus, "accel": accel or "auto"}
         if kernel or firmware:
             image = ["-kernel", str(kernel)] if kernel else _firmware(str(firmware))
             image += ["-initrd", initrd] if initrd else []
             image += ["-append", append] if append else []
-            return _foreground([*machine_arguments(**common), *image, *arguments])
+            return _foreground([*_machine(**common), *image, *arguments])
         return _stock(script, arguments, append, timeout, as_json, common)
-
-
-def _attachments(backend: Backend) -> list[str]:
-    """QEMU's arguments, in the words of the QEMU that we have."""
-    from drivebay.guests.qemu import find_qemu
-
-    words = backend.qemu_arguments
-    if find_qemu(_progress).version < (9, 2):
-        return [word.replace("reconnect-ms=100", "reconnect=1") for word in words]
-    return words
 
 
 def _stock(
@@ -112,25 +103,25 @@ def _stock(
         qemu_args=arguments,
         append=append,
         tools=tools_for(script or ""),
-        progress=_progress,
+        progress=progress,
         **common,
     )
     if script is None:
         return guest.interact()
-    result = guest.run_once(script, timeout=timeout, on_output=None if as_json else _stream)
+    result = guest.run_once(script, timeout=timeout, on_output=None if as_json else stream)
     if as_json:
         print_json({"status": result.status, "seconds": result.seconds, "output": result.output})
     return result.status
 
 
-def machine_arguments(memory: str, cpus: int, accel: str) -> list[str]:
+def _machine(memory: str, cpus: int, accel: str) -> list[str]:
     """QEMU on this terminal, with memory that can be shared."""
     from drivebay.guests.kvm import kvm_works
     from drivebay.guests.qemu import find_qemu
 
     kvm = accel == "kvm" or (accel == "auto" and kvm_works())
     return [
-        *find_qemu(_progress).command(),
+        *find_qemu(progress).command(),
         *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "mon:stdio"),
         *("-machine", "q35,memory-backend=mem", "-m", memory, "-smp", str(cpus)),
         *("-object", f"memory-backend-memfd,id=mem,size={memory},share=on"),
@@ -147,7 +138,7 @@ def _firmware(name: str) -> list[str]:
 
     path = name
     if name in FIRMWARE:
-        path = str(find_qemu(_progress).firmware(FIRMWARE[name]))
+        path = str(find_qemu(progress).firmware(FIRMWARE[name]))
     if not os.path.isfile(path):
         raise CliError(
             f"firmware {name}: there is no such file", f"or one of {', '.join(FIRMWARE)}"
@@ -160,14 +151,5 @@ def _firmware(name: str) -> list[str]:
 def _foreground(command_line: Sequence[str]) -> int:
     from drivebay.guests.qemu import find_qemu
 
-    environment = {**os.environ, **find_qemu(_progress).environment}
+    environment = {**os.environ, **find_qemu(progress).environment}
     return subprocess.run(command_line, env=environment, check=False).returncode
-
-
-def _progress(step: str) -> None:
-    sys.stderr.write(f"drivebay: {step}\n")
-
-
-def _stream(output: bytes) -> None:
-    sys.stdout.buffer.write(output)
-    sys.stdout.buffer.flush()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
+from string import ascii_lowercase
 from typing import Any, Final
 
 import click
@@ -173,8 +175,8 @@ def _queue_size(options: dict[str, str | bool], text: str) -> int:
 
 def _give_names(controllers: Iterable[ControllerConfig]) -> None:
     taken = {controller.id for controller in controllers}
-    names = (f"vd{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")
+    names = chain((f"vd{letter}" for letter in ascii_lowercase), map("disk{}".format, count(27)))
     free = (name for name in names if name not in taken)
     for controller in controllers:
         if not controller.id:
-            controller.id = next(free, f"vd{id(controller)}")
+            controller.id = next(free)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from drivebay.cli.backend import Backend
-from drivebay.cli.main import print_json
+from drivebay.cli.terminal import print_json, progress, stream
 
 __all__ = ["command"]
 
@@ -48,21 +48,20 @@ def command(as_json: bool) -> int:
 
     The first time it fetches a kernel, tools and QEMU from Debian; that takes about 20 seconds.
     """
-    from drivebay.cli.boot import _attachments, _progress, _stream
     from drivebay.guests.linux import LinuxGuest
 
-    guest = LinuxGuest(progress=_progress)
+    guest = LinuxGuest(progress=progress)
     start = time.monotonic()
     with tempfile.NamedTemporaryFile(prefix="drivebay-demo-", suffix=".img") as image:
         image.truncate(256 << 20)
         backend = Backend(["--virtio-blk", f"file:{image.name},serial=drivebay-demo"])
         with backend:
             socket = backend.controllers[0]["socket"]
-            _progress(f"serving {image.name} ({SIZE}) as a virtio disk on {socket}")
-            guest.qemu_args = tuple(_attachments(backend))
+            progress(f"serving {image.name} ({SIZE}) as a virtio disk on {socket}")
+            guest.qemu_args = tuple(backend.qemu_arguments(guest.qemu.version))
             version = ".".join(map(str, guest.qemu.version))
-            _progress(f"booting Linux in QEMU {version}")
-            result = guest.run_once(SCRIPT, on_output=None if as_json else _stream)
+            progress(f"booting Linux in QEMU {version}")
+            result = guest.run_once(SCRIPT, on_output=None if as_json else stream)
     served = backend.statistics[0]
     outcome = {"status": result.status, "seconds": round(time.monotonic() - start, 1), **served}
     if as_json:

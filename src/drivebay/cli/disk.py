@@ -7,7 +7,7 @@ import os
 import click
 
 from drivebay.cli.errors import CliError
-from drivebay.cli.main import print_json
+from drivebay.cli.terminal import print_json
 from drivebay.disk.scanner import Scanner, SpecError
 from drivebay.disk.spec import open_disk, parse
 from drivebay.disk.tree import describe, draw, size_text

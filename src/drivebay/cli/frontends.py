@@ -10,16 +10,16 @@ SHARED_MEMORY = ("-object", "memory-backend-memfd,id=mem,size=1G,share=on")
 """vhost-user needs guest memory that can be shared; add ``memory-backend=mem`` to -machine."""
 
 
-def qemu(controller: ControllerConfig, socket: str, *, milliseconds: bool = True) -> list[str]:
-    """QEMU's arguments for a controller. QEMU before 9.2 counts `reconnect` in seconds."""
-    reconnect = "reconnect-ms=100" if milliseconds else "reconnect=1"
+def qemu(controller: ControllerConfig, socket: str) -> list[str]:
+    """QEMU's arguments for a controller. QEMU before 9.2 counts in seconds: ``reconnect=1``."""
     path = socket.replace(",", ",,")
+    packed = ",packed=on" if controller.packed else ""
     return [
         "-chardev",
-        f"socket,id={controller.id},path={path},{reconnect}",
+        f"socket,id={controller.id},path={path},reconnect-ms=100",
         "-device",
         f"vhost-user-blk-pci,chardev={controller.id},num-queues={controller.queues}"
-        f",queue-size={controller.queue_size}{',packed=on' if controller.packed else ''}",
+        f",queue-size={controller.queue_size}{packed}",
     ]
 
 

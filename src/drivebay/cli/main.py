@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import json
 import sys
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -90,12 +89,6 @@ def _say(message: str, hint: str) -> int:
     if hint:
         sys.stderr.write(f"hint: {hint}\n")
     return 1
-
-
-def print_json(value: Any) -> None:
-    """One line of JSON on standard output, at once."""
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ import click
 from drivebay.cli import frontends
 from drivebay.cli.controllers import ControllerConfig, controller_options, parse_controllers
 from drivebay.cli.errors import CliError, told
-from drivebay.cli.main import print_json
 from drivebay.cli.supervisor import end_with_parent, supervise
+from drivebay.cli.terminal import print_json
 from drivebay.hosts.vhost_user.server import inherited_sockets, listen
 
 __all__ = ["command"]
