@@ -11,7 +11,16 @@ import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["Blocking", "Cancelled", "Resume", "Suspension", "Workers", "blocking", "run"]
+__all__ = [
+    "Blocking",
+    "Cancelled",
+    "Resume",
+    "Suspension",
+    "Workers",
+    "blocking",
+    "perform",
+    "run",
+]
 
 T = TypeVar("T")
 
@@ -66,14 +75,19 @@ def blocking(call: Callable[[], T]) -> Blocking[T]:
     return Blocking(call)
 
 
+def perform(call: Callable[[], Any], resume: Resume) -> None:
+    """Make `call` here and now, then `resume` with what came of it."""
+    try:
+        value = call()
+    except BaseException as error:
+        resume(None, error)
+    else:
+        resume(value, None)
+
+
 class _Inline:
     def submit(self, call: Callable[[], Any], resume: Resume) -> None:
-        try:
-            value = call()
-        except BaseException as error:
-            resume(None, error)
-        else:
-            resume(value, None)
+        perform(call, resume)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

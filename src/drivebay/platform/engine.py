@@ -22,7 +22,7 @@ from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
 from typing import Any
 
-from drivebay.suspend import Cancelled, Resume, Suspension
+from drivebay.suspend import Cancelled, Resume, Suspension, perform
 
 __all__ = ["Done", "Engine", "Task", "Timer"]
 
@@ -148,7 +148,7 @@ class Engine:
     def submit(self, call: Callable[[], Any], resume: Resume) -> None:
         """Make a call that may block on a worker thread; `resume` is told what came of it there."""
         if not self._workers:
-            _work(call, resume)
+            perform(call, resume)
             return
         if not self._threads:
             self._threads = [
@@ -161,7 +161,7 @@ class Engine:
 
     def _worker(self) -> None:
         while (job := self._jobs.get()) is not None:
-            _work(*job)
+            perform(*job)
 
     # -- what a turn waits for -------------------------------------------------------------------
 
@@ -269,12 +269,3 @@ class Engine:
             thread.join()
         self._epoll.close()
         os.close(self._wake)
-
-
-def _work(call: Callable[[], Any], resume: Resume) -> None:
-    try:
-        value = call()
-    except BaseException as error:
-        resume(None, error)
-    else:
-        resume(value, None)
