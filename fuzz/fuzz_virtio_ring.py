@@ -1,0 +1,252 @@
+"""Fuzz the virtio block device: arbitrary rings, indirect tables and register accesses.
+
+The input is a guest: it says which ring it wants, where the parts of it are, fills its memory, and
+writes registers. Whatever it does, no exception comes out, nothing is logged as an error, and the
+engine is idle again in bounded time.
+
+    python fuzz/fuzz_virtio_ring.py -max_total_time=60 [CORPUS]
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import sys
+
+import atheris  # type: ignore[import-untyped]
+
+with atheris.instrument_imports(include=["drivebay.controllers", "drivebay.platform"]):
+    from drivebay.controllers.virtio.block import BlockDevice
+    from drivebay.controllers.virtio.mmio import MMIO_SIZE, MmioTransport
+    from drivebay.controllers.virtio.registers import MmioRegisters, RingFeature
+    from drivebay.disk.backends.ram import RamDisk
+    from drivebay.platform.engine import Engine
+    from drivebay.platform.interrupts import Line
+    from drivebay.platform.memory import GuestMemory, Region
+
+RAM = 0x8000  # two regions that adjoin, a hole, and a third
+DESCRIPTORS, DRIVER, DEVICE = 0x1000, 0x2000, 0x3000  # where rings usually are
+HEADERS, TABLES = 0x4000, 0x5000
+NEXT, WRITE, INDIRECT, AVAIL, USED = 1, 2, 4, 1 << 7, 1 << 15
+AT = {name: at.offset for name, at in MmioRegisters.registers.items()}
+SIZES = (1, 2, 4, 8, 16, 3, 256)
+TURNS = 2000
+
+
+class Errors(logging.Handler):
+    """An error in the log is a crash."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR:
+            raise AssertionError(record.getMessage()) from (record.exc_info or (None, None))[1]
+
+
+class Machine:
+    """The device under test, new for each input, on an engine that is not."""
+
+    def __init__(self, engine: Engine, disk: RamDisk) -> None:
+        self.engine = engine
+        bases = (0, RAM, 3 * RAM)
+        self.memory = GuestMemory(Region(b, memoryview(bytearray(RAM))) for b in bases)
+        self.device = BlockDevice(disk, engine, queues=2)
+        self.transport = MmioTransport(self.device, self.memory, Line(lambda level: None))
+        self.packed, self.size = False, 1
+        self.slot = self.offered = self.requests = 0
+        self.wrap = True
+
+    def put(self, at: int, data: bytes) -> None:
+        self.memory.view(at, len(data))[:] = data
+
+    def place(self, rows: list[tuple[int, int, int]], at: int) -> None:
+        """A table of descriptors for either ring: these rows, each linked to the next."""
+        for n, (address, length, flags) in enumerate(rows):
+            last = (0, flags) if self.packed else (flags, n + 1)
+            self.put(at + 16 * n, struct.pack("<QIHH", address, length, *last))
+
+    def offer(self, rows: list[tuple[int, int, int]]) -> None:
+        """Put a chain into the ring as a driver would, were it not for what is in it."""
+        head = self.slot
+        for address, length, flags in rows:
+            mark = (AVAIL if self.wrap else USED) if self.packed else 0
+            slot, self.slot = self.slot, (self.slot + 1) % self.size
+            self.wrap ^= self.slot == 0
+            last = (head, flags ^ mark) if self.packed else (flags, self.slot)
+            self.put(DESCRIPTORS + 16 * slot, struct.pack("<QIHH", address, length, *last))
+        if not self.packed:
+            self.put(DRIVER + 4 + 2 * (self.offered % self.size), struct.pack("<H", head))
+            self.offered = (self.offered + 1) & 0xFFFF
+            self.put(DRIVER + 2, struct.pack("<H", self.offered))
+
+    def set(self, register: str, value: int) -> None:
+        self.transport.mmio_write(AT[register], 4, value & 0xFFFFFFFF)
+
+    def set_up(self, features: int, size: int, addresses: tuple[int, ...]) -> None:
+        """Initialise it properly, but for where the ring is and how large."""
+        self.packed, self.size = bool(features >> RingFeature.RING_PACKED & 1), size
+        self.set("Status", 3)
+        for word in (0, 1):
+            self.set("DriverFeaturesSel", word)
+            self.set("DriverFeatures", features >> 32 * word)
+        self.set("Status", 11)
+        self.set("QueueNum", size)
+        for area, address in zip(("Desc", "Driver", "Device"), addresses, strict=True):
+            self.set(f"Queue{area}Low", address)
+            self.set(f"Queue{area}High", address >> 32)
+        self.set("QueueReady", 1)
+        self.set("Status", 15)
+
+    def settle(self) -> None:
+        runners = self.device._runners.values()
+        for _ in range(TURNS):
+            self.engine.turn(0)
+            idle = not self.engine._posted and not any(runner._tasks for runner in runners)
+            if idle and not self.engine._end_of_turn:
+                return
+        raise AssertionError("the engine does not come to rest")
+
+
+class Input:
+    """The bytes of the fuzzer, taken from the front."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def take(self, count: int) -> bytes:
+        part = self._data[self._at : self._at + count]
+        self._at += count
+        return part.ljust(count, b"\0")
+
+    def number(self, code: str) -> int:
+        value: int = struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
+        return value
+
+    @property
+    def more(self) -> bool:
+        return self._at < len(self._data)
+
+
+def address(source: Input) -> int:
+    """Mostly RAM, mostly aligned; sometimes anything."""
+    kind = source.number("B")
+    if kind == 0xFF:
+        return source.number("Q")
+    return source.number("H") << 4 if kind & 1 else source.number("I")
+
+
+def descriptor(source: Input) -> bytes:
+    """A descriptor of either ring: its flags are the last two bytes or the two before."""
+    at, length = address(source), source.number("H")
+    a, b = source.number("H"), source.number("H")
+    return struct.pack("<QIHH", at, length & 0x1FFF, a, b)
+
+
+def fill(machine: Machine, source: Input) -> None:
+    """Some structures, somewhere: descriptors, ring entries, request headers, raw bytes."""
+    kind, at, count = source.number("B") % 5, source.number("H"), source.number("B") % 24
+    if kind == 0:
+        data = b"".join(descriptor(source) for _ in range(count))
+    elif kind == 1:
+        data = struct.pack(f"<{count}H", *(source.number("B") for _ in range(count)))
+    elif kind == 2:
+        data = struct.pack("<IIQ", source.number("B"), 0, source.number("H"))
+    elif kind == 3:
+        data = struct.pack("<QII", source.number("H"), source.number("H"), source.number("B"))
+    else:
+        data = source.take(count)
+    for view in machine.memory.views(0, 2 * RAM):
+        part = data[: max(0, len(view) - at)]
+        view[at : at + len(part)] = part
+        at, data = max(0, at - len(view)), data[len(part) :]
+
+
+def request(machine: Machine, source: Input) -> None:
+    """A request that is right but for what the fuzzer bends: rows, lengths, flags, addresses."""
+    shape, kind = source.number("B"), source.number("B")
+    header = HEADERS + 16 * (machine.requests % 64)
+    table = TABLES + 256 * (machine.requests % 16)
+    machine.requests += 1
+    sector = source.number("H") if kind < 0xF0 else source.number("Q")
+    machine.put(header, struct.pack("<IIQ", kind & 15 if kind < 0xF0 else kind, 0, sector))
+    to_device = 0 if kind & 1 else WRITE  # OUT, DISCARD and WRITE_ZEROES are odd
+    rows = [(header, 16, 0)]
+    for _ in range(shape & 3):
+        units = source.number("B")
+        length = 512 * (units & 7) if units < 0x80 else units & 0x7F
+        rows.append((address(source), length, to_device))
+    rows.append((header + 15, 1, WRITE))
+    rows = [(at, length, flags | NEXT) for at, length, flags in rows]
+    rows[-1] = (rows[-1][0], 1, WRITE)
+    if shape & 4:
+        bent = source.number("B") % len(rows)
+        rows[bent] = (rows[bent][0], source.number("I"), source.number("H") & 0x7F)
+    if shape & 8:
+        del rows[source.number("B") % len(rows)]
+    if shape & 16 and rows:
+        machine.place(rows, table)
+        rows = [(table, 16 * len(rows), INDIRECT)]
+    machine.offer(rows)
+    if shape & 32:
+        machine.set("QueueNotify", 0)
+
+
+def step(machine: Machine, source: Input) -> None:
+    """One thing a guest does while the device runs."""
+    action = source.number("B")
+    if action < 60:
+        request(machine, source)
+    elif action < 100:
+        fill(machine, source)
+    elif action < 190:
+        machine.set("QueueNotify", action % 3)
+    elif action < 200:
+        machine.settle()
+    elif action < 230:
+        offset, width = source.number("H") % MMIO_SIZE, 1 << action % 4
+        machine.transport.mmio_write(offset, width, source.number("Q"))
+        machine.transport.mmio_read(offset, width)
+    elif action < 250:
+        machine.set("QueueReady", action & 1)
+    else:
+        machine.set("Status", 0)
+
+
+engine = Engine(workers=0)
+disk = RamDisk(1 << 16)
+
+
+def fuzz_one_input(data: bytes) -> None:
+    source = Input(data)
+    machine = Machine(engine, disk)
+    choice = source.number("B")
+    features = machine.device.features
+    if choice & 1:
+        features &= ~(1 << RingFeature.RING_PACKED)
+    if choice & 2:
+        features &= ~(1 << RingFeature.EVENT_IDX)
+    if choice & 4:  # a ring where rings usually are
+        addresses = (DESCRIPTORS, DRIVER, DEVICE)
+    else:
+        addresses = (address(source), address(source), address(source))
+    for _ in range(choice >> 4):
+        fill(machine, source)
+    machine.set_up(features, SIZES[source.number("B") % len(SIZES)], addresses)
+    while source.more:
+        step(machine, source)
+    machine.settle()
+    machine.set("Status", 0)
+    machine.settle()
+    if machine.transport.mmio_read(AT["Status"], 4):
+        raise AssertionError("the device does not reset")
+    disk._resize_listeners.clear()
+
+
+def main() -> None:
+    logging.getLogger("drivebay").addHandler(Errors())
+    logging.getLogger("drivebay").propagate = False
+    options = ["-timeout=10", f"-max_len={1 << 11}", "-len_control=20"]  # a slow input is a find
+    atheris.Setup([sys.argv[0], *options, *sys.argv[1:]], fuzz_one_input)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
