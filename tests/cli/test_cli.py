@@ -19,6 +19,7 @@ from drivebay.cli.backend import Backend
 from drivebay.cli.controllers import parse_controllers
 from drivebay.cli.errors import CliError
 from drivebay.cli.main import main
+from drivebay.testing.vhost_user import FrontEnd, GuestRam
 
 
 def drivebay(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
@@ -211,6 +212,22 @@ def test_a_killed_data_plane_is_started_again(tmp_path: Path) -> None:
         assert backend.pid != first
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
+
+
+def test_a_front_end_that_truncates_its_memory_harms_only_itself(tmp_path: Path) -> None:
+    """hostile.md 2.9: the access is a SIGBUS; the data plane is started again, nothing is lost."""
+    path = tmp_path / "x.sock"
+    spec = f"file:{tmp_path}/x.img;create=1M,socket={path}"
+    with Backend(["--virtio-blk", spec]) as backend:
+        first = backend.pid
+        hostile = FrontEnd(str(path), ram=GuestRam(16 << 20, sealed=False))
+        hostile.write(0, b"kept".ljust(512))
+        os.ftruncate(hostile.ram.fd, 0)
+        os.eventfd_write(hostile.kicks[0], 1)
+        backend.read_ready()
+        assert backend.pid != first
+        with FrontEnd(str(path)) as guest:
+            assert guest.read(0, 512) == b"kept".ljust(512)
 
 
 def test_a_killed_data_plane_whose_disk_was_memory_is_the_end() -> None:
