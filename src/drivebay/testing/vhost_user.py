@@ -66,8 +66,9 @@ class GuestRam:
         return address - GUEST + USER
 
     def close(self) -> None:
-        """Let go of the file; the views stay."""
+        """Let go of the file, and of the memory but for what has been given out."""
         os.close(self.fd)
+        self.memory.replace([])
 
 
 class FrontEnd(BlockDriver):
@@ -103,6 +104,7 @@ class FrontEnd(BlockDriver):
         timeout: float = 10.0,
         start: bool = True,
     ) -> None:
+        self._own_ram = ram is None
         self.ram = ram or GuestRam(16 << 20)
         super().__init__(Arena(self.ram.memory, GUEST, self.ram.region.length), poll or self._sleep)
         self.path, self.queues, self.queue_size, self.timeout = path, queues, queue_size, timeout
@@ -294,14 +296,16 @@ class FrontEnd(BlockDriver):
         self.start()
 
     def close(self) -> None:
-        """Hang up and let go of everything."""
+        """Hang up and let go of everything but memory that was given to it."""
         self.disconnect()
         for fd in (*self.kicks, *self.calls, *self.errors):
             os.close(fd)
         if self.inflight is not None:
             os.close(self.inflight[0])
         self.kicks, self.calls, self.errors, self.inflight = [], [], [], None
-        self.ram.close()
+        self._rings = []
+        if self._own_ram:
+            self.ram.close()
 
     # -- the driver ------------------------------------------------------------------------------
 
@@ -322,9 +326,8 @@ class FrontEnd(BlockDriver):
 
     def acknowledge(self) -> None:
         """Take note of interrupts."""
-        for call in self.calls:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(call)
+        for call in select.select(self.calls, [], [], 0)[0]:
+            os.eventfd_read(call)
 
     def wait(self, pending: Pending, turns: int = 0) -> int:
         """Wait for a request, `timeout` seconds at most; its status."""

@@ -355,7 +355,12 @@ class Session:
 
     def set_backend_req_fd(self, message: Message) -> None:
         """SET_BACKEND_REQ_FD: the way to tell the front end of a change."""
-        channel = socket.socket(fileno=os.dup(payloads.only_fd(message)))
+        fd = os.dup(payloads.only_fd(message))
+        try:
+            channel = socket.socket(fileno=fd)
+        except OSError:
+            os.close(fd)
+            raise PeerError(f"{message.name} with a descriptor that is no socket") from None
         self._close_backend_channel()
         self._backend_channel = channel
 

@@ -1,0 +1,69 @@
+"""A served disk, ready to be attacked by a test."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from drivebay.controllers.virtio.block import BlockDevice
+from drivebay.disk.backends.ram import RamDisk
+from drivebay.disk.contract import Disk
+from drivebay.hosts.vhost_user.server import VhostUserServer, listen
+from drivebay.platform.engine import Engine
+
+from .support import Bay, Desk
+
+MakeBay = Callable[..., Bay]
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def make_bay(engine: Engine, tmp_path: Path) -> Iterator[MakeBay]:
+    """Makes a bay for a disk, once; `patience` is how long the server waits for a first message."""
+    bays = []
+
+    def make(disk: Disk | None = None, *, queues: int = 1, patience: float = 10.0) -> Bay:
+        path = str(tmp_path / f"{len(bays)}.sock")
+        device = BlockDevice(disk or RamDisk(1 << 20), engine, queues=queues)
+        server = VhostUserServer(device, engine, listen(path), patience=patience)
+        bays.append(Bay(engine, device.disk, device, server, path))
+        return bays[-1]
+
+    yield make
+    for bay in bays:
+        bay.server.close()
+
+
+@pytest.fixture
+def bay(make_bay: MakeBay) -> Bay:
+    return make_bay()
+
+
+@pytest.fixture
+def desk(engine: Engine) -> Iterator[Desk]:
+    desk = Desk(BlockDevice(RamDisk(1 << 20), engine, queues=2), engine)
+    yield desk
+    desk.close()
+
+
+@pytest.fixture(params=[False, True], ids=["split", "packed"])
+def packed(request: pytest.FixtureRequest) -> bool:
+    """Once for each kind of ring."""
+    return bool(request.param)
+
+
+@pytest.fixture(autouse=True)
+def no_bug_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """An error in the log is a bug of ours."""
+    yield
+    bugs = [r.getMessage() for r in caplog.get_records("call") if r.levelno >= logging.ERROR]
+    assert not bugs, bugs
