@@ -60,7 +60,7 @@ class Run:
     """One run of the benchmark: `rounds` samples of each side, `scale` times as long as usual."""
 
     progress: Progress
-    rounds: int = 7
+    rounds: int = 5
     scale: float = 1.0
     _stack: ExitStack = field(default_factory=ExitStack)
 

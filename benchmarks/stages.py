@@ -106,25 +106,31 @@ class StageBench:
         return ring, lambda: serve(queue)
 
     def _ring(self, queue: SplitQueue) -> None:
+        done: list[int] = []
         for head, _ in queue.chains():
-            queue.push(head, 1)
-        queue.publish()
+            done += (head, 1)
+        _give_back(queue, done)
 
     def _parse(self, queue: SplitQueue) -> None:
         memory = self._memory
+        done: list[int] = []
         for head, rows in queue.chains():
             frame = plain_frame(rows, memory.window) or any_frame(rows, memory)
-            queue.push(head, frame[4])
-        queue.publish()
+            done += (head, frame[4])
+        _give_back(queue, done)
 
     def _read(self, queue: SplitQueue) -> None:
         memory, read = self._memory, self._disk.read
+        done: list[int] = []
         for head, rows in queue.chains():
             frame = plain_frame(rows, memory.window) or any_frame(rows, memory)
             _, sector, data, _, written, ram, status_at = frame
-            try:
-                read(sector, data).send(None)
-            except StopIteration:
+            if next(read(sector, data).__await__(), None) is None:
                 ram[status_at] = 0
-            queue.push(head, written)
-        queue.publish()
+            done += (head, written)
+        _give_back(queue, done)
+
+
+def _give_back(queue: SplitQueue, done: list[int]) -> None:
+    queue.push_all(done)
+    queue.publish()
