@@ -165,7 +165,7 @@ def request(machine: Machine, source: Input) -> None:
     header = HEADERS + 16 * (machine.requests % 64)
     table = TABLES + 256 * (machine.requests % 16)
     machine.requests += 1
-    sector = source.number("H") if kind < 0xF0 else source.number("Q")
+    sector = source.number("B") if kind < 0xF0 else source.number("Q")
     machine.put(header, struct.pack("<IIQ", kind & 15 if kind < 0xF0 else kind, 0, sector))
     to_device = 0 if kind & 1 else WRITE  # OUT, DISCARD and WRITE_ZEROES are odd
     rows = [(header, 16, 0)]

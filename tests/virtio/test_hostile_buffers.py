@@ -143,6 +143,39 @@ def test_a_status_byte_that_lies_in_the_data_is_written_last(bench: MakeBench, r
         assert got == b"\xaa" * 511
 
 
+# -- more than the used ring can say ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [IN, OUT, FLUSH, GET_ID, 99])
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_chain_of_4_gib_to_write_breaks_the_ring(
+    bench: MakeBench, ring: int, kind: int, cut: bool
+) -> None:
+    """Section 2.7.5.2 forbids it, but the same 16 MiB named 256 times come to as much."""
+    b = bench()
+    with b.survives():
+        guest = b.guest(features=ring)
+        request = guest.request(kind, 0, room=16)
+        request.chain[1:2] = [Buffer(RAM_START, RAM_SIZE, True)] * (4096 // 16)
+        if cut:
+            request.chain[1:1] = [Buffer(RAM_START, 0, True)]
+        guest.send(request.chain, indirect=True)
+        assert b.needs_reset
+
+
+@pytest.mark.parametrize("kind", [IN, FLUSH, GET_ID, 99])
+def test_a_buffer_of_4_gib_to_write_breaks_the_ring(bench: MakeBench, ring: int, kind: int) -> None:
+    """In one piece, where a guest has so much memory."""
+    memory = GuestMemory.of_size((4 << 30) + RAM_SIZE, RAM_START)
+    b = bench(memory=memory)
+    with b.survives():
+        guest = b.guest(features=ring)
+        request = guest.request(kind, 0, room=16)
+        request.chain[1] = Buffer(RAM_START, 0xFFFFFFFF, True)
+        guest.send(request.chain)
+        assert b.needs_reset
+
+
 # -- who may write where (section 2.7.5.1) ---------------------------------------------------------
 
 

@@ -93,6 +93,18 @@ def test_a_guest_that_adds_while_we_drain_does_not_keep_us(bench: MakeBench) -> 
         assert others
 
 
+def test_kicks_do_not_pile_up(bench: MakeBench) -> None:
+    """A ring that is always full, and a guest that kicks all the same."""
+    guest = a_guest(bench)
+    head = guest.split.add(a_read(guest).chain)
+    with guest.bench.survives():
+        for _ in range(200):
+            for _ in range(SIZE):
+                guest.split.offer(head)
+            guest.driver.notify(0)
+        assert len(guest.bench.engine._posted) <= 1
+
+
 @pytest.mark.parametrize("head", [SIZE, SIZE + 1, 0x7FFF, 0x8000, 0xFFFF])
 def test_a_head_outside_the_table_breaks_the_ring(bench: MakeBench, head: int) -> None:
     guest = a_guest(bench)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -118,6 +119,27 @@ def test_an_interrupt_comes_once_for_a_batch(kind: str) -> None:
         assert wire.interrupts == before + 1
         assert wire.take() == BATCH
     wire.engine.close()
+
+
+@pytest.mark.parametrize("start", [0, 3, 0x7FFE, 0xFFFC, 0xFFFF])
+@pytest.mark.parametrize("batch", range(1, 9))
+def test_an_interrupt_comes_exactly_when_the_batch_passes_the_event(start: int, batch: int) -> None:
+    """Section 2.7.7.2, on a split ring: every event from well before the batch to well after it."""
+    for event in range(-10, 20):
+        memory = GuestMemory.of_size(4096)
+        ring = SplitRing(Arena(memory, 0, 4096), 8, event_idx=True)
+        ring._added = ring.avail[1] = ring.used[1] = start
+        signals: list[bool] = []
+        addresses, signal = RingAddresses(*ring.addresses), partial(signals.append, True)
+        setup = QueueSetup(memory, 8, addresses, signal, position=start)
+        queue = SplitQueue(setup, event_idx=True)
+        for _ in range(batch):
+            ring.add([Buffer(0, 1, True)])
+        for head, _ in queue.chains():
+            queue.push(head, 1)
+        ring.avail[2 + 8] = (start + event) & 0xFFFF
+        queue.publish()
+        assert bool(signals) == (0 <= event < batch), event
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 HEADER_BYTES: Final = BlockRequest.size
+MAX_WRITTEN: Final = (1 << 32) - 1  # what a used ring can say
 NO_TYPE: Final = -1
 FAULT: Final = -2
 TWO_WAYS: Final = -3
@@ -70,7 +71,7 @@ def plain_frame(rows: list[Row], window: tuple[int, int, memoryview]) -> Frame |
     if len(rows) == 3:
         address, length, flags, _ = rows[1]
         at = address - start
-        if not 0 < length <= size - at or at < 0:
+        if not 0 < length <= size - at or at < 0 or length == MAX_WRITTEN:
             return None
         written = length + 1 if flags & WRITE else 1
         return kind, sector, [ram[at : at + length]], length, written, ram, status_at
@@ -83,6 +84,8 @@ def plain_frame(rows: list[Row], window: tuple[int, int, memoryview]) -> Frame |
             return None
         data.append(ram[at : at + length])
         total += length
+    if total >= MAX_WRITTEN:
+        return None
     written = total + 1 if direction else 1
     return kind, sector, data, total, written, ram, status_at
 
@@ -92,7 +95,8 @@ def any_frame(rows: list[Row], memory: GuestMemory) -> Frame:
 
     Its type is `FAULT` if it names memory that is none, `NO_TYPE` if its header is too short, and
     `TWO_WAYS` if it has data to read and data to write.
-    Raises `RingError` if there is no place for the status, since then nothing can be answered.
+    Raises `RingError` if there is no place for the status, since then nothing can be answered, and
+    if the chain has 2^32 bytes or more (section 2.7.5.2).
     """
     readable, writable, fault = gather(memory, rows)
     if not writable or not len(writable[-1]):
@@ -102,6 +106,8 @@ def any_frame(rows: list[Row], memory: GuestMemory) -> Frame:
     if status_at:
         writable.append(ram[:-1])
     written = byte_length(writable) + 1
+    if written > MAX_WRITTEN:
+        raise RingError(f"a chain of {written} bytes to write")
     header = take(readable, HEADER_BYTES)
     whole = len(header) == HEADER_BYTES
     kind, _, sector = read_header(header) if whole else (NO_TYPE, 0, 0)

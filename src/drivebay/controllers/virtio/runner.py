@@ -41,7 +41,7 @@ class Runner:
         self._serve = serve
         self._tasks: dict[int, Task] = {}
         queue.held = self._tasks
-        self._draining = self._publishing = self._closed = False
+        self._draining = self._publishing = self._closed = self._going_on = False
         self._stopped: Stopped | None = None
 
     # -- serving ---------------------------------------------------------------------------------
@@ -72,12 +72,18 @@ class Runner:
                 if self._closed or queue.arm():
                     return
                 left -= 1  # a ring that shows work and gives none must not keep us
-            self._engine.later(self.drain)
+            if not self._going_on:  # once a turn, however often we are kicked
+                self._going_on = True
+                self._engine.later(self._go_on)
         except RingError as error:
             self._give_back(done)  # what came before the broken chain was served
             self._fail(error)
         finally:
             self._draining = False
+
+    def _go_on(self) -> None:
+        self._going_on = False
+        self.drain()
 
     def _give_back(self, done: list[int]) -> None:
         self.queue.push_all(done)
