@@ -29,7 +29,7 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture
 def make_bay(engine: Engine, tmp_path: Path) -> Iterator[MakeBay]:
     """Makes a bay for a disk, once; `patience` is how long the server waits for a first message."""
-    bays = []
+    bays: list[Bay] = []
 
     def make(disk: Disk | None = None, *, queues: int = 1, patience: float = 10.0) -> Bay:
         path = str(tmp_path / f"{len(bays)}.sock")
