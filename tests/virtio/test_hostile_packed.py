@@ -79,9 +79,10 @@ def test_a_ring_in_flight_that_looks_available_again_does_not_keep_us(bench: Mak
             descriptor(guest, n, table, 48, n, AVAIL | INDIRECT)
         guest.kick()
         assert len(puppet.held) == SIZE
-        descriptor(guest, 0, table, 48, 0, USED | INDIRECT)
+        descriptor(guest, 0, table, 48, 99, USED | INDIRECT)
         guest.kick()
         assert len(puppet.held) == SIZE
+        assert not guest.bench.needs_reset
         puppet.holds = lambda name, sector, count: False
         puppet.complete_all()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -61,6 +63,7 @@ class Wire:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("depth", [1, 7])
+@pytest.mark.usefixtures("quick_switches")
 def test_no_notification_is_lost_between_two_threads(kind: str, depth: int) -> None:
     """SPDK df8d361f6c. The guest sleeps until it is interrupted, the device until it is kicked, and
     both have told the other not to bother while they are awake. 10^5 requests in all.
@@ -93,6 +96,35 @@ def test_no_notification_is_lost_between_two_threads(kind: str, depth: int) -> N
         thread.join()
         wire.engine.close()
     assert not wire.errors
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_comes_as_the_device_falls_asleep_is_served(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ring looked empty, the wish for kicks is not stored yet, and the guest offers a chain."""
+    wire = Wire(kind, 8)
+    arm = wire.runner.queue.arm
+    offers = [1, 2]
+
+    def guest_first() -> bool:
+        for _ in range(offers.pop() if offers else 0):
+            wire.ring.add([Buffer(0, 1, True)])
+        return arm()
+
+    monkeypatch.setattr(wire.runner.queue, "arm", guest_first)
+    wire.runner.drain()
+    assert wire.take() == 3
+    wire.engine.close()
+
+
+@pytest.fixture
+def quick_switches() -> Iterator[None]:
+    """Threads take turns after microseconds, so that they meet in odd places."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.mark.parametrize("kind", KINDS)
