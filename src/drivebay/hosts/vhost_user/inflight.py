@@ -155,6 +155,7 @@ class PackedTracker:
             self._bytes[:] = bytes(len(self._bytes))
             for n in range(size):
                 halves[self._entry(n) // 2 + 1] = n + 1
+            self._used = used
             self._set_positions(used, used)
             halves[DESC_NUM_AT] = size
             halves[VERSION_AT] = VERSION
