@@ -64,7 +64,7 @@ class PuppetDisk(Filter):
     """Holds every operation on `below` until the test completes or fails it, or never::
 
         puppet = PuppetDisk(RamDisk(1 << 20))
-        device.disk = puppet             # the guest reads; nothing comes
+        device = BlockDevice(puppet, engine)   # the guest reads; nothing comes
         [op] = puppet.wait(1)
         op.fail(IoError(errno.EIO, "cable"))
 

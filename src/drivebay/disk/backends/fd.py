@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["FdDisk", "check_size"]
 
 NOT_SUPPORTED: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
+INLINE: Final = 4 << 20
+"""More bytes than this go to a worker, cached or not: copying them would keep everybody waiting."""
 
 # A buffered write is a copy into the page cache, 1 to 5 us, until the kernel makes the writer wait
 # for the medium. ext4 knows no NOWAIT for it, so the clock tells: after a slow write the next go to
@@ -115,7 +117,7 @@ class FdDisk(Disk):
         if sector < 0 or offset + (length or 1) > self._bytes:
             raise IllegalBlock(sector, length >> self._shift, self.sector_count)
         done = 0
-        if self._inline_reads:
+        if self._inline_reads and length <= INLINE:
             try:
                 done = os.preadv(self._fd, buffers, offset, self._read_flags)
             except BlockingIOError:
@@ -157,7 +159,7 @@ class FdDisk(Disk):
             raise ReadOnly(self._name)
         done = 0
         stable = self._write_through or (fua and self._syncs)
-        if self._inline_writes and not stable:
+        if self._inline_writes and not stable and length <= INLINE:
             try:
                 if self._memory:
                     done = os.pwritev(self._fd, buffers, offset)
