@@ -21,6 +21,7 @@ def describe() -> dict[str, str]:
         "kernel": _numbers(platform.release()),
         "Python": f"{python()}, a turn of a small loop {loop_ns():.0f} ns",
         "drivebay": commit(),
+        "load before": f"{busy():.1f}",
     }
 
 
