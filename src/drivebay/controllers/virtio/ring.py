@@ -146,7 +146,7 @@ def gather(memory: GuestMemory, rows: Iterable[Row]) -> Buffers:
         try:
             buffers.extend(memory.views(address, length))
         except GuestMemoryFault as error:
-            fault = error
+            fault = error.with_traceback(None)  # which holds this frame, which holds `fault`
             buffers.append(EMPTY)
     return Buffers(readable, writable, fault)
 
