@@ -18,6 +18,7 @@ import pytest
 from drivebay.controllers.virtio.block import BlockDevice
 from drivebay.controllers.virtio.registers import BlockType
 from drivebay.disk.backends.ram import RamDisk
+from drivebay.drivers.virtio_ring import Buffer
 from drivebay.hosts.vhost_user.codec import encode
 from drivebay.hosts.vhost_user.messages import Request
 from drivebay.hosts.vhost_user.server import ServerError, VhostUserServer, listen
@@ -103,6 +104,18 @@ def test_two_hundred_front_ends_leave_nothing_behind(bay: Bay, packed: bool) -> 
             guest.close()
             del guest
             bay.until_free()
+
+
+def test_a_request_for_memory_that_is_none_leaves_nothing_behind(bay: Bay, packed: bool) -> None:
+    with no_fd_is_left():
+        with bay.guest(packed=packed) as guest:
+            status = Buffer(guest.arena.take(1), 1, True)
+            guest.ring().add([Buffer(0x10, 16, False), status])  # an error of the request
+            guest.ring().add([Buffer(0x10, 16, False)])  # no place to say so: the ring is broken
+            guest.notify(0)
+            bay.settle()
+        del guest
+        bay.until_free()
 
 
 def test_a_second_client_is_refused_and_the_first_served_on(
