@@ -36,10 +36,11 @@ def supervise(work: Callable[[Callable[[bool], None]], int]) -> int:
     short = 0
     while True:
         born = time.monotonic()
-        status, word = _run_once(work)
+        child = _Child(work)
+        status, word = child.wait()
         if not os.WIFSIGNALED(status):
             return os.waitstatus_to_exitcode(status)
-        if os.WTERMSIG(status) in (signal.SIGTERM, signal.SIGINT):  # before it could take them
+        if child.told_to_end:  # before it could take the signal, or at any other bad moment
             return 0
         name = signal.Signals(os.WTERMSIG(status)).name
         if word == VOLATILE:
@@ -53,33 +54,41 @@ def supervise(work: Callable[[Callable[[bool], None]], int]) -> int:
         sys.stderr.write(f"drivebay: the data plane was killed by {name}: starting it again\n")
 
 
-def _run_once(work: Callable[[Callable[[bool], None]], int]) -> tuple[int, bytes]:
-    """Run the child; its wait status, and what it said when it was ready."""
-    parent = os.getpid()
-    receive, send = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(receive)
-        end_with_parent(parent)
-        status = 1
+class _Child:
+    """A process that does `work`, and what it said when it was ready."""
+
+    def __init__(self, work: Callable[[Callable[[bool], None]], int]) -> None:
+        self.told_to_end = False
+        parent = os.getpid()
+        self._receive, send = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._receive)
+            end_with_parent(parent)
+            status = 1
+            try:
+                status = work(lambda durable: _say(send, READY if durable else VOLATILE))
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+        os.close(send)
+
+    def wait(self) -> tuple[int, bytes]:
+        """Pass signals on until it ends; its wait status, and the word."""
+        signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        handlers = {number: signal.signal(number, self._pass_on) for number in signals}
         try:
-            status = work(lambda durable: _say(send, READY if durable else VOLATILE))
+            _, status = os.waitpid(self._pid, 0)
+            return status, os.read(self._receive, 1)
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-    os.close(send)
-    handlers = {
-        number: signal.signal(number, lambda number, _frame: os.kill(child, number))
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-    }
-    try:
-        _, status = os.waitpid(child, 0)
-        return status, os.read(receive, 1)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        os.close(receive)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            os.close(self._receive)
+
+    def _pass_on(self, number: int, _frame: object) -> None:
+        self.told_to_end |= number != signal.SIGHUP
+        os.kill(self._pid, number)
 
 
 def _say(pipe: int, word: bytes) -> None:
