@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
-from drivebay.controllers.virtio.registers import BlockType
+from drivebay.controllers.virtio.registers import CONFIG_WRITEBACK, BlockType
+from drivebay.disk.backends.file import FileDisk
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.hosts.vhost_user.codec import encode
 from drivebay.hosts.vhost_user.messages import (
@@ -75,6 +77,35 @@ def test_a_front_end_that_leaves_while_its_ring_stops_makes_room(
     disk.complete_all()
     disk.holds = lambda *_: False
     bay.still_works()
+
+
+def test_a_front_end_that_leaves_does_not_wait_for_a_disk_that_never_answers(
+    puppet: tuple[PuppetDisk, Bay],
+) -> None:
+    disk, bay = puppet
+    with bay.guest() as guest:
+        guest.submit(BlockType.OUT, 0, data=bytes(512))
+        bay.settle()
+        guest.send(BASE_OF_0)
+        bay.settle()
+    bay.settle()
+    disk.holds = lambda *_: False
+    bay.still_works()
+
+
+def test_a_write_cache_that_was_switched_off_stays_off_in_the_next_server(
+    make_bay: MakeBay, tmp_path: Path
+) -> None:
+    first, second = (make_bay(FileDisk(f"{tmp_path}/{n}.img", create=1 << 20)) for n in range(2))
+    with first.guest() as guest:
+        assert guest.config.writeback == 1
+        guest.write_config(CONFIG_WRITEBACK, b"\0")
+        guest.write(0, bytes(512))
+        assert not first.device.writeback
+        guest.reconnect(second.path)  # as after a crash: QEMU does not say it again
+        guest.write(0, bytes(512))
+        assert not second.device.writeback
+        assert guest.config.writeback == 0
 
 
 @pytest.mark.parametrize("count", [1, 64])

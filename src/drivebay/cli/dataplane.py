@@ -45,7 +45,7 @@ class DataPlane:
                 packed=controller.packed,
             )
             self._devices.append(device)
-            self._servers.append(VhostUserServer(device, self._engine, listener))
+            self._servers.append(VhostUserServer(device, self._engine, listener, owned=False))
 
     @property
     def persistent(self) -> bool:

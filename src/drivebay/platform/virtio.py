@@ -177,5 +177,12 @@ class Device(Protocol):
         With `cancel`, what can be given up is dropped and never answered; the rest ends as usual.
         """
 
+    def cancel_queue(self, index: int) -> None:
+        """A queue that is being stopped shall not be waited for: drop what can be given up."""
+
     def remap(self) -> None:
         """Guest memory was laid out anew under the queues."""
+
+    driver_state: int
+    """What the driver has switched, as 32 bits to hand to the device of another process that is to
+    serve the same driver: setting it switches the same."""

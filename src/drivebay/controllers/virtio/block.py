@@ -117,6 +117,7 @@ class BlockDevice:
         self._read, self._write = disk.read, disk.write
         self._transport: Transport | None = None
         self._runners: dict[int, Runner] = {}
+        self._stopping: dict[int, Runner] = {}
         self._guest_log, self._bug_log = RationedLog(log), RationedLog(log)
         self._serving: dict[int, Callable[[Frame], Operation]] = {
             BlockType.FLUSH: self._flush,
@@ -156,8 +157,8 @@ class BlockDevice:
         if features == self._features:
             return
         self._features = features
-        self.writeback = bool(features & mask(BlockFeature.FLUSH)) and self.disk.volatile_cache
-        self._fua = not self.writeback
+        knows_flush = bool(features & mask(BlockFeature.FLUSH))
+        self.driver_state = int(knows_flush and self.disk.volatile_cache)
 
     def read_config(self) -> bytes:
         """The configuration space, as it is now."""
@@ -185,8 +186,17 @@ class BlockDevice:
         """Switch the write cache; nothing else can be written (section 5.2.5.2)."""
         place = CONFIG_WRITEBACK - offset
         if self._features & mask(BlockFeature.CONFIG_WCE) and 0 <= place < len(data):
-            self.writeback = bool(data[place] & 1)
-            self._fua = not self.writeback
+            self.driver_state = data[place] & 1
+
+    @property
+    def driver_state(self) -> int:
+        """Whether the write cache is on; see `platform.virtio.Device`."""
+        return int(self.writeback)
+
+    @driver_state.setter
+    def driver_state(self, state: int) -> None:
+        self.writeback = bool(state & 1)
+        self._fua = not self.writeback
 
     def attach(self, transport: Transport | None) -> None:
         """This is your transport now."""
@@ -214,7 +224,18 @@ class BlockDevice:
 
     def stop_queue(self, index: int, stopped: Stopped, *, cancel: bool) -> None:
         """Take no more from a queue; see `platform.virtio.Device`."""
-        self._runners.pop(index).stop(stopped, cancel=cancel)
+        runner = self._stopping[index] = self._runners.pop(index)
+
+        def at_rest(position: int) -> None:
+            del self._stopping[index]
+            stopped(position)
+
+        runner.stop(at_rest, cancel=cancel)
+
+    def cancel_queue(self, index: int) -> None:
+        """Do not wait for a queue that is being stopped."""
+        if runner := self._stopping.get(index):
+            runner.cancel()
 
     def remap(self) -> None:
         """Guest memory was laid out anew under the queues."""

@@ -137,9 +137,13 @@ class Runner:
         self._closed = True
         self._stopped = stopped
         if cancel:
-            for task in tuple(self._tasks.values()):
-                task.cancel()
+            self.cancel()
         self._look_stopped()
+
+    def cancel(self) -> None:
+        """Give up what waits, where it can be given up."""
+        for task in tuple(self._tasks.values()):
+            task.cancel()
 
     def _look_stopped(self) -> None:
         if not self._tasks and self._stopped is not None:

@@ -30,6 +30,9 @@ __all__ = ["InflightArea", "PackedTracker", "SplitTracker"]
 VERSION: Final = 1
 WRAP: Final = 1 << 15  # the wrap counter beside a position in a packed ring
 
+DRIVER_STATE: Final = 8  # bytes
+DRIVER_STATE_MARK: Final = int.from_bytes(b"drvb", "little")
+
 # Places in the 16-bit view of a queue's part, of either kind.
 VERSION_AT, DESC_NUM_AT = 4, 5
 
@@ -271,7 +274,7 @@ class InflightArea:
     def __init__(self, fd: int, shape: Inflight) -> None:
         self._queue_size, self._queues = shape.queue_size, shape.num_queues
         end = shape.mmap_offset + shape.mmap_size
-        if not shape.mmap_size or end >= 1 << 63:
+        if shape.mmap_size < DRIVER_STATE or end >= 1 << 63:
             raise PeerError(f"an in-flight area of {shape.mmap_size} bytes")
         try:
             if os.fstat(fd).st_size < end:
@@ -285,11 +288,22 @@ class InflightArea:
         """A fresh area with room for either kind of ring: a descriptor that is the caller's, and
         its shape. It cannot be truncated under those who have it mapped.
         """
-        length = _stride(PackedTracker.length(queue_size)) * queues
+        length = _stride(PackedTracker.length(queue_size)) * queues + _stride(DRIVER_STATE)
         fd = os.memfd_create("drivebay-inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, length)
         fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW)
         return fd, Inflight(length, 0, queues, queue_size)
+
+    @property
+    def driver_state(self) -> int | None:
+        """What the driver had switched when the last process ended; it is behind all queues."""
+        state, mark = struct.unpack("<II", self._view[-DRIVER_STATE:])
+        return state if mark == DRIVER_STATE_MARK else None
+
+    @driver_state.setter
+    def driver_state(self, state: int | None) -> None:
+        mark = 0 if state is None else DRIVER_STATE_MARK
+        self._view[-DRIVER_STATE:] = struct.pack("<II", state or 0, mark)
 
     def split(self, index: int, size: int) -> SplitTracker:
         """The part of queue `index`, a split ring of `size`. Raises `PeerError`."""

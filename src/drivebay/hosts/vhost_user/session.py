@@ -268,6 +268,7 @@ class Session:
             self.needs_reset()
             return
         self._watch(vring)
+        self._keep_driver_state()
 
     def _setup(self, vring: Vring) -> QueueSetup:
         if vring.address is None or not vring.size:
@@ -352,6 +353,12 @@ class Session:
         if head.offset + head.length > MAX_CONFIG or len(data) != head.length:
             raise PeerError(f"configuration bytes {head.offset}+{head.length}")
         self._device.write_config(head.offset, data)
+        self._keep_driver_state()
+
+    def _keep_driver_state(self) -> None:
+        """The front end does not say again what its driver has switched: the area remembers."""
+        if self._inflight is not None:
+            self._inflight.driver_state = self._device.driver_state
 
     def set_backend_req_fd(self, message: Message) -> None:
         """SET_BACKEND_REQ_FD: the way to tell the front end of a change."""
@@ -385,6 +392,8 @@ class Session:
         if any(vring.running for vring in self._vrings):
             raise PeerError("an in-flight area for rings that run")
         self._inflight = InflightArea(payloads.only_fd(message), payloads.inflight(message))
+        if (state := self._inflight.driver_state) is not None:
+            self._device.driver_state = state
 
     def set_status(self, message: Message) -> None:
         """SET_STATUS: zero is a reset."""
@@ -412,6 +421,8 @@ class Session:
 
     def _reset(self) -> None:
         """The driver has forgotten its requests, and so must whoever comes after us."""
+        if self._inflight is not None:
+            self._inflight.driver_state = None
         for vring in self._vrings:
             forget = partial(self._forget_requests, vring)
             if vring.running:
@@ -451,6 +462,8 @@ class Session:
         for vring in self._vrings:
             if vring.running:
                 self._stop(vring, cancel=True)
+            else:
+                self._device.cancel_queue(vring.index)
         self._when_idle(lambda: None)
         for vring in self._vrings:
             vring.close()
