@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from drivebay.disk.backends.file import FileDisk
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.errors import DiskOpenError, ReadOnly
+from drivebay.guests.qemu import find_qemu
 from drivebay.suspend import run
 from tests.disk.support import fill, get, put
 
@@ -125,6 +128,74 @@ def test_a_writer_in_another_process_is_refused_until_it_ends(path: str) -> None
         process.kill()
         process.wait()
         FileDisk(path).close()
+
+
+@pytest.mark.guest
+def test_qemu_and_drivebay_keep_each_other_out(path: str) -> None:
+    """QEMU's locks are not `flock`'s."""
+    qemu = find_qemu()
+    environment = {**os.environ, **qemu.environment}
+
+    def command(*options: str) -> list[str]:
+        return [*qemu.command("qemu-io"), "-f", "raw", *options, path]
+
+    def qemu_io(*options: str) -> str:
+        done = subprocess.run(
+            command("-c", "read 0 512", *options),
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.stdout
+
+    disk = FileDisk(path, create=MIB)
+    assert "lock" in qemu_io()
+    disk.close()
+    disk = FileDisk(path, read_only=True)
+    assert "lock" in qemu_io()
+    assert "read 512/512" in qemu_io("-r")
+    disk.close()
+    assert "read 512/512" in qemu_io()
+
+    with subprocess.Popen(
+        command(), env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(b"read 0 512\n")
+        process.stdin.flush()
+        assert b"read 512/512" in process.stdout.readline()
+        for read_only in (False, True):
+            error = refused(path, read_only=read_only)
+            assert "in use" in str(error) and "QEMU" in error.hint
+        process.kill()
+    FileDisk(path).close()
+
+
+def test_a_reader_in_qemu_that_forbids_writers_keeps_writers_out(path: str) -> None:
+    """A guest's read-only disk: it uses consistent reads and does not share writing."""
+    Path(path).write_bytes(bytes(MIB))
+    with open(path, "rb") as reader:
+        for byte in (100, 201):
+            lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0)
+            fcntl.fcntl(reader, fcntl.F_OFD_SETLK, lock)
+        assert "in use" in str(refused(path))
+        FileDisk(path, read_only=True).close()
+    FileDisk(path).close()
+
+
+def test_a_file_system_without_byte_locks_does_with_flock(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(fd: int, command: int, argument: bytes) -> bytes:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr("fcntl.fcntl", none)
+    disk = FileDisk(path, create=MIB)
+    assert "in use" in str(refused(path))
+    disk.close()
 
 
 def test_opening_and_closing_leaves_no_descriptor(path: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import stat
+import struct
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -39,6 +40,12 @@ CACHE_MODES: Final = {
 }
 
 IN_MEMORY: Final = ("tmpfs", "ramfs")
+
+# QEMU's locks: one byte for each permission that somebody uses, and one that somebody forbids.
+QEMU_USES: Final = 100
+QEMU_FORBIDS: Final = 200
+CONSISTENT_READ, WRITE, RESIZE = 0, 1, 3
+FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, process
 
 
 class FileDisk(FdDisk):
@@ -174,11 +181,41 @@ def _lock(fd: int, path: str, read_only: bool) -> None:
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        hint = "readers may share a disk, a writer must have it alone"
-        raise DiskOpenError(f"{path}: in use by another disk or process", hint) from error
+        raise _in_use(path) from error
     except OSError as error:
         if error.errno not in (*NOT_SUPPORTED, errno.ENOLCK):  # this file system has no locks
             raise
+    if _qemu_has_it(fd, read_only):
+        raise _in_use(path)
+
+
+def _in_use(path: str) -> DiskOpenError:
+    return DiskOpenError(
+        f"{path}: in use by another disk or process",
+        "readers may share a disk, a writer must have it alone: look for a drivebay or a QEMU",
+    )
+
+
+def _qemu_has_it(fd: int, read_only: bool) -> bool:
+    """Take the locks that QEMU would, which knows no `flock`, and look for the opposite ones."""
+    uses = (CONSISTENT_READ,) if read_only else (CONSISTENT_READ, WRITE, RESIZE)
+    forbids = (WRITE, RESIZE)
+    taken = [QEMU_USES + bit for bit in uses] + [QEMU_FORBIDS + bit for bit in forbids]
+    opposite = [QEMU_FORBIDS + bit for bit in uses] + [QEMU_USES + bit for bit in forbids]
+    try:
+        for byte in taken:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0))
+        for byte in opposite:
+            probe = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+            kind, *_ = FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, probe))
+            if kind != fcntl.F_UNLCK:
+                return True
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return True
+        if error.errno not in (*NOT_SUPPORTED, errno.ENOLCK, errno.EINVAL):  # no such locks here
+            raise
+    return False
 
 
 def _check_created(path: str, size: int, create: int | None) -> None:
