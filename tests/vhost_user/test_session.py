@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from drivebay.controllers.virtio.registers import CONFIG_WRITEBACK, BlockType
 from drivebay.disk.backends.file import FileDisk
 from drivebay.disk.backends.ram import RamDisk
+from drivebay.disk.contract import Buffers
+from drivebay.disk.filters.base import Filter
 from drivebay.hosts.vhost_user.codec import encode
 from drivebay.hosts.vhost_user.messages import (
     Header,
@@ -19,7 +22,7 @@ from drivebay.hosts.vhost_user.messages import (
     Request,
     VringState,
 )
-from drivebay.suspend import run
+from drivebay.suspend import blocking, run
 from drivebay.testing import FrontEnd, HungUp, PuppetDisk
 
 from .conftest import MakeBay
@@ -90,6 +93,32 @@ def test_a_front_end_that_leaves_does_not_wait_for_a_disk_that_never_answers(
         bay.settle()
     bay.settle()
     disk.holds = lambda *_: False
+    bay.still_works()
+
+
+def test_a_front_end_that_leaves_as_its_ring_comes_to_rest_makes_room(make_bay: MakeBay) -> None:
+    """Another ring of it is in a call that cannot be given up."""
+    gate = threading.Event()
+
+    class Slow(Filter):
+        async def read(self, sector: int, buffers: Buffers) -> None:
+            if sector == 100:
+                await blocking(gate.wait)
+            await self.below.read(sector, buffers)
+
+    disk = PuppetDisk(Slow(RamDisk(1 << 20)), holds=lambda _, sector, count: sector == 50)
+    bay = make_bay(disk, queues=2)
+    guest = bay.guest(queues=2)
+    guest.submit(BlockType.IN, 50, 512, queue=0)
+    guest.submit(BlockType.IN, 100, 512, queue=1)
+    bay.settle()
+    guest.send(encode(Request.SET_VRING_ENABLE, VringState(0, 0).pack()))
+    bay.settle()
+    disk.complete_all()
+    guest.close()  # before the engine has its next turn
+    bay.settle()
+    assert bay.server.connected
+    gate.set()
     bay.still_works()
 
 

@@ -326,7 +326,7 @@ class Session:
             self._engine.later(self._finish)
 
     def _finish(self) -> None:
-        if self._unfinished is not None:
+        if self._unfinished is not None and not self.busy:  # `close` may have stopped more since
             finish, self._unfinished = self._unfinished, None
             finish()
             self._resumed()
