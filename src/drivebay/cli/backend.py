@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from drivebay.cli.errors import CliError
+from drivebay.cli.errors import CliError, ToldAlready
 
 __all__ = ["Backend"]
 
 
 class Backend:
-    """Runs ``drivebay serve`` with `arguments` while it is entered.
+    """Runs ``drivebay serve`` with `arguments` while it is entered, by a thread that lives as long:
+    the server ends with the thread that started it.
 
     Raises `CliError` if it does not come up.
     """
@@ -46,7 +47,8 @@ class Backend:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:  # it has said why on standard error, which is ours
-            raise SystemExit(self._process.wait())
+            self._process.wait()
+            raise ToldAlready("the server did not start")
         event = json.loads(line)
         if event["event"] != "ready":
             raise CliError(f"the server said {line.strip()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -139,10 +140,12 @@ def _named(text: str) -> ControllerConfig:
 
 
 def _controller(kind: str, options: dict[str, str | bool], text: str) -> ControllerConfig:
-    socket = options.get("socket")
+    socket, name = options.get("socket"), str(options.get("id", ""))
+    if name and not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,63}", name):
+        raise CliError(f"{text}: id={name}", "a letter, then letters, digits, '.', '_' and '-'")
     return ControllerConfig(
         kind=kind,
-        id=str(options.get("id", "")),
+        id=name,
         socket=str(socket) if socket else None,
         queues=_number(options, "queues", 1, 64, text),
         queue_size=_queue_size(options, text),

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from drivebay.cli.controllers import ControllerConfig
 from drivebay.controllers.virtio.block import BlockDevice
 from drivebay.disk.contract import Disk
+from drivebay.disk.errors import DiskError
 from drivebay.hosts.vhost_user.server import VhostUserServer
 from drivebay.platform.engine import Engine
 from drivebay.suspend import run
 
 __all__ = ["DataPlane"]
+
+log = logging.getLogger(__name__)
+
+LAST_SECONDS: Final = 10.0
+"""So long requests under way may take when the data plane is told to end."""
 
 
 class DataPlane:
@@ -58,24 +66,39 @@ class DataPlane:
         `ready` is called when a signal can no longer be missed.
         """
         with _signals(
+            self._engine,
             {
                 signal.SIGTERM: self._engine.stop,
                 signal.SIGINT: self._engine.stop,
                 signal.SIGHUP: lambda: self._engine.later(self._refresh),
-            }
+            },
         ):
             ready()
             self._engine.run()
+        self._end()
+
+    def _end(self) -> None:
+        """Let requests under way end, then make everything stable, each disk for itself."""
         for server in self._servers:
             server.close()
+        self._engine.run_until(lambda: not any(s.connected for s in self._servers), LAST_SECONDS)
         for disk in self.disks:
-            if not disk.read_only:
-                run(disk.flush())
+            try:
+                if not disk.read_only:
+                    run(disk.flush())
+            except DiskError as error:
+                log.error("%s: the last flush failed: %s", disk.kind, error)
             disk.close()
+        self._engine.close()
 
     def _refresh(self) -> None:
         for disk in self.disks:
-            self._engine.start(disk.refresh(), lambda _value, _error: None)
+            self._engine.start(disk.refresh(), self._refreshed)
+
+    @staticmethod
+    def _refreshed(_value: Any, error: BaseException | None) -> None:
+        if error is not None:
+            log.error("the new size of a disk is not known: %s", error)
 
     def statistics(self) -> list[dict[str, Any]]:
         """What each controller has done."""
@@ -95,14 +118,26 @@ class DataPlane:
 
 
 @contextlib.contextmanager
-def _signals(handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    """Have signals call back, through a descriptor that ends the engine's wait."""
-    old = {
-        number: signal.signal(number, lambda *_, call=call: call())
-        for number, call in handlers.items()
-    }
+def _signals(engine: Engine, handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    """Have signals call back; afterwards they are ignored, for the end must not be cut short.
+
+    Python runs a handler between two instructions: the pipe makes sure that there is a next one.
+    """
+    receive, send = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def wake() -> None:
+        os.read(receive, 4096)
+
+    engine.watch(receive, wake)
+    signal.set_wakeup_fd(send, warn_on_full_buffer=False)
+    for number, call in handlers.items():
+        signal.signal(number, lambda *_, call=call: call())
     try:
         yield
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for number in handlers:
+            signal.signal(number, signal.SIG_IGN)
+        signal.set_wakeup_fd(-1)
+        engine.unwatch(receive)
+        os.close(receive)
+        os.close(send)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CliError", "told"]
+__all__ = ["CliError", "ToldAlready", "told"]
 
 
 class CliError(Exception):
@@ -11,6 +11,10 @@ class CliError(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class ToldAlready(CliError):
+    """Another process of ours has said what went wrong."""
 
 
 def told(error: BaseException) -> CliError | None:

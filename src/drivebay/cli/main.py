@@ -70,11 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except Exception as error:
-        from drivebay.cli.errors import told
+        from drivebay.cli.errors import ToldAlready, told
 
         known = told(error)
         if known is None:
             raise
+        if isinstance(known, ToldAlready):
+            return 1
         return _say(str(known), known.hint)
     return status if isinstance(status, int) else 0
 

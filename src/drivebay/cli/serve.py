@@ -79,7 +79,9 @@ def _listeners(configs: Sequence[ControllerConfig], stack: ExitStack) -> list[so
 
 
 def _own_folder(stack: ExitStack) -> str:
-    folder = tempfile.mkdtemp(prefix="drivebay-", dir=os.environ.get("XDG_RUNTIME_DIR"))
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    place = runtime if runtime and os.access(runtime, os.W_OK) else None
+    folder = tempfile.mkdtemp(prefix="drivebay-", dir=place)
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
@@ -99,7 +101,6 @@ def _serve(
     from drivebay.cli.dataplane import DataPlane
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         plane = DataPlane(configs, listeners)
         sizes = [disk.byte_count for disk in plane.disks]

@@ -27,68 +27,84 @@ VOLATILE: Final = b"v"
 READY: Final = b"r"
 
 
-def supervise(work: Callable[[Callable[[bool], None]], int]) -> int:
+Work = Callable[[Callable[[bool], None]], int]
+
+WAITED_FOR: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+
+
+def supervise(work: Work) -> int:
     """Run ``work(ready)`` in a child process until it ends by itself; return its exit status.
 
     `work` calls ``ready(persistent)`` when it serves. If it is killed after that, it is started
     again, unless what it kept in memory is lost with it. Raises `CliError` if it cannot go on.
     """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, WAITED_FOR)
+    try:
+        return _supervise(work, before)
+    finally:
+        while signal.sigpending() & WAITED_FOR:
+            signal.sigwait(WAITED_FOR)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _supervise(work: Work, mask: set[int | signal.Signals]) -> int:
     short = 0
     while True:
         born = time.monotonic()
-        child = _Child(work)
-        status, word = child.wait()
+        status, word, told = _live(work, mask)
         if not os.WIFSIGNALED(status):
             return os.waitstatus_to_exitcode(status)
-        if child.told_to_end:  # before it could take the signal, or at any other bad moment
+        killer = signal.Signals(os.WTERMSIG(status))
+        if killer == told:  # before it could take the signal
             return 0
-        name = signal.Signals(os.WTERMSIG(status)).name
+        if told is not None or not word:
+            raise CliError(f"the data plane was killed by {killer.name}")
         if word == VOLATILE:
             raise CliError(
-                f"the data plane was killed by {name}, and the disks it kept in memory are lost",
+                f"the data plane was killed by {killer.name}, "
+                "and the disks it kept in memory are lost",
                 "a file: disk survives this",
             )
         short = short + 1 if time.monotonic() - born < SHORT else 0
-        if word != READY or short >= SHORT_LIVES:
-            raise CliError(f"the data plane was killed by {name}, again and again", "see its log")
-        sys.stderr.write(f"drivebay: the data plane was killed by {name}: starting it again\n")
+        if short >= SHORT_LIVES:
+            raise CliError(f"the data plane was killed by {killer.name} {short} times in a row")
+        sys.stderr.write(
+            f"drivebay: the data plane was killed by {killer.name}: starting it again\n"
+        )
 
 
-class _Child:
-    """A process that does `work`, and what it said when it was ready."""
+def _live(work: Work, mask: set[int | signal.Signals]) -> tuple[int, bytes, signal.Signals | None]:
+    """One data plane: its wait status, the word it said when ready, the signal that told it to end.
 
-    def __init__(self, work: Callable[[Callable[[bool], None]], int]) -> None:
-        self.told_to_end = False
-        parent = os.getpid()
-        self._receive, send = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            os.close(self._receive)
-            end_with_parent(parent)
-            status = 1
-            try:
-                status = work(lambda durable: _say(send, READY if durable else VOLATILE))
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(status)
-        os.close(send)
-
-    def wait(self) -> tuple[int, bytes]:
-        """Pass signals on until it ends; its wait status, and the word."""
-        signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        handlers = {number: signal.signal(number, self._pass_on) for number in signals}
+    Signals are waited for, not handled: none can come at a moment when nobody looks.
+    """
+    parent = os.getpid()
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(receive)
+        status = 1
         try:
-            _, status = os.waitpid(self._pid, 0)
-            return status, os.read(self._receive, 1)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            end_with_parent(parent)
+            status = work(lambda durable: _say(send, READY if durable else VOLATILE))
         finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            os.close(self._receive)
-
-    def _pass_on(self, number: int, _frame: object) -> None:
-        self.told_to_end |= number != signal.SIGHUP
-        os.kill(self._pid, number)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    os.close(send)
+    told: signal.Signals | None = None
+    while True:
+        number = signal.Signals(signal.sigwait(WAITED_FOR))
+        if number != signal.SIGCHLD:
+            os.kill(child, number)
+            told = told if number == signal.SIGHUP else number
+            continue
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            word = os.read(receive, 1)
+            os.close(receive)
+            return status, word, told
 
 
 def _say(pipe: int, word: bytes) -> None:

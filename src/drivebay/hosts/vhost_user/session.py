@@ -259,6 +259,8 @@ class Session:
         if vring.running or vring.kick < 0 or not enabled:
             return
         setup = self._setup(vring)
+        if self._inflight is not None and (state := self._inflight.driver_state) is not None:
+            self._device.driver_state = state
         vring.running = True
         try:
             self._device.start_queue(vring.index, setup)
@@ -269,6 +271,7 @@ class Session:
             return
         self._watch(vring)
         self._keep_driver_state()
+        vring.signal()  # a server before us may have died between an answer and its interrupt
 
     def _setup(self, vring: Vring) -> QueueSetup:
         if vring.address is None or not vring.size:
@@ -392,8 +395,6 @@ class Session:
         if any(vring.running for vring in self._vrings):
             raise PeerError("an in-flight area for rings that run")
         self._inflight = InflightArea(payloads.only_fd(message), payloads.inflight(message))
-        if (state := self._inflight.driver_state) is not None:
-            self._device.driver_state = state
 
     def set_status(self, message: Message) -> None:
         """SET_STATUS: zero is a reset."""
@@ -420,9 +421,10 @@ class Session:
         self._reset()
 
     def _reset(self) -> None:
-        """The driver has forgotten its requests, and so must whoever comes after us."""
-        if self._inflight is not None:
-            self._inflight.driver_state = None
+        """The driver has forgotten its requests, and so must whoever comes after us.
+
+        What it had switched is kept: some front ends reset for no more than a pause.
+        """
         for vring in self._vrings:
             forget = partial(self._forget_requests, vring)
             if vring.running:
