@@ -253,3 +253,28 @@ def test_a_read_that_would_block_is_done_by_a_worker(tmp_path: Path) -> None:
             assert buffer == data[: 3 * SECTOR]
         disk._inline_reads = True
     disk.close()
+
+
+def test_a_file_system_that_refuses_nowait_by_einval_is_left_to_workers(tmp_path: Path) -> None:
+    """As f2fs does for buffered files."""
+    disk = FileDisk(str(tmp_path / "image"), create=1 << 20)
+    disk._read_flags = disk._write_flags = os.RWF_NOWAIT
+    disk._memory = False
+    preadv, pwritev = os.preadv, os.pwritev
+
+    def refusing(call: Callable[..., int]) -> Callable[..., int]:
+        def wrapped(fd: int, buffers: Any, offset: int, flags: int = 0) -> int:
+            if flags & os.RWF_NOWAIT:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            return call(fd, buffers, offset, flags)
+
+        return wrapped
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "preadv", refusing(preadv))
+        patch.setattr(os, "pwritev", refusing(pwritev))
+        put(disk, 0, DATA)
+        assert get(disk, 0, len(DATA) // disk.sector_size) == DATA
+    assert not disk._inline_reads
+    assert disk._write_flags == 0
+    disk.close()

@@ -169,7 +169,8 @@ class FdDisk(Disk):
                 pass
             except OSError as error:
                 self._check_retry(error, "write", buffers, self._write_flags)
-                self._write_flags *= len(buffers) > IOV_MAX
+                if len(buffers) <= IOV_MAX:
+                    self._write_flags = 0
         if done < length:
             await self._change(partial(self._write_rest, offset, buffers, done, length, stable))
 
@@ -360,7 +361,9 @@ class FdDisk(Disk):
 
     def _check_retry(self, error: OSError, what: str, buffers: Buffers, flags: int) -> None:
         """Raise unless a worker may do better: too many buffers for a call, or no NOWAIT here."""
-        if len(buffers) <= IOV_MAX and not (flags and error.errno in NOT_SUPPORTED):
+        # f2fs answers EINVAL. The flags are never set with O_DIRECT, where it means misalignment.
+        no_nowait = flags and error.errno in (*NOT_SUPPORTED, errno.EINVAL)
+        if len(buffers) <= IOV_MAX and not no_nowait:
             raise self._failed(error, what) from error
 
 
