@@ -149,7 +149,16 @@ def _firmware(name: str) -> list[str]:
 
 
 def _foreground(command_line: Sequence[str]) -> int:
+    """Run QEMU to its end. It ends when this process does, however it does."""
+    from drivebay.guests.process import Leash
     from drivebay.guests.qemu import find_qemu
 
     environment = {**os.environ, **find_qemu(progress).environment}
-    return subprocess.run(command_line, env=environment, check=False).returncode
+    process = subprocess.Popen(command_line, env=environment)
+    leash = Leash(process.pid)
+    try:
+        return process.wait()
+    finally:
+        process.kill()
+        process.wait()
+        leash.go()
