@@ -57,14 +57,29 @@ class Suspension(Generic[T]):
 
 
 class Blocking(Suspension[T]):
-    """A call that may block, made on a worker thread."""
+    """A call that may block, made on a worker thread. It can be given up until a worker has it."""
 
     def __init__(self, call: Callable[[], T]) -> None:
-        self.call = call
+        self._calls = [call]  # whoever pops it has it: the worker, or `cancel`
 
     def begin(self, workers: Workers, resume: Resume) -> None:
         """Hand the call to a worker."""
-        workers.submit(self.call, resume)
+        workers.submit(self._perform, resume)
+
+    def _perform(self) -> T:
+        try:
+            call = self._calls.pop()
+        except IndexError:
+            raise Cancelled from None
+        return call()
+
+    def cancel(self) -> bool:
+        """Give up the call, if no worker has begun it."""
+        try:
+            self._calls.pop()
+        except IndexError:
+            return False
+        return True
 
 
 def blocking(call: Callable[[], T]) -> Blocking[T]:

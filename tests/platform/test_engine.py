@@ -443,3 +443,41 @@ def test_run_until_gives_up_in_time(engine: Engine) -> None:
     started = time.monotonic()
     assert not engine.run_until(lambda: False, 0.05)
     assert time.monotonic() - started < 1
+
+
+def test_calls_that_hang_do_not_keep_the_workers_from_others() -> None:
+    engine = Engine(workers=2)
+    release = threading.Event()
+    outcomes: list[str] = []
+    for _ in range(6):
+        engine.start(blocked(release), lambda value, error: outcomes.append("released"))
+    engine.start(answers("here"), lambda value, error: outcomes.append(value))
+    assert engine.run_until(lambda: outcomes == ["here"], 5)
+    release.set()
+    assert engine.run_until(lambda: len(outcomes) == 7, 5)
+    engine.close()
+
+
+def test_a_call_that_no_worker_has_begun_can_be_given_up() -> None:
+    engine = Engine(workers=1)
+    release = threading.Event()
+    outcomes: list[BaseException | None] = []
+    first = engine.start(blocked(release), lambda value, error: outcomes.append(error))
+    second = engine.start(blocked(release), lambda value, error: outcomes.append(error))
+    assert first is not None
+    assert second is not None
+    time.sleep(0.01)  # the worker has the first
+    assert not first.cancel()
+    assert second.cancel()
+    assert isinstance(outcomes.pop(), Cancelled)
+    release.set()
+    assert engine.run_until(lambda: outcomes == [None], 5)
+    engine.close()
+
+
+async def blocked(release: threading.Event) -> None:
+    await blocking(release.wait)
+
+
+async def answers(word: str) -> str:
+    return str(await blocking(lambda: word))

@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Final
 
 from drivebay.suspend import Cancelled, Resume, Suspension, perform
 
@@ -32,6 +32,9 @@ Done = Callable[[Any, BaseException | None], None]
 """Told the end of a coroutine: its result, or what it raised."""
 
 Callback = Callable[[], None]
+
+MAX_WORKERS: Final = 256
+STUCK_SECONDS: Final = 0.02
 
 
 class Task:
@@ -109,8 +112,8 @@ class Timer:
 class Engine:
     """One thread's worth of devices.
 
-    `workers` threads take the calls that may block; with 0 they block the engine, which suits tests
-    and emulators that want no threads.
+    `workers` threads take the calls that may block, and more of them while all are stuck; with 0
+    the calls block the engine, which suits tests and emulators that want no threads.
     """
 
     def __init__(self, workers: int = 4) -> None:
@@ -125,6 +128,8 @@ class Engine:
         self._stopping = False
         self._workers = workers
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Resume] | None] = SimpleQueue()
+        self._jobs_taken = 0
+        self._watching_jobs = False
         self._threads: list[threading.Thread] = []
         self.watch(self._wake, self._on_wake)
 
@@ -150,18 +155,37 @@ class Engine:
         if not self._workers:
             perform(call, resume)
             return
-        if not self._threads:
-            self._threads = [
-                threading.Thread(target=self._worker, name=f"drivebay-worker-{n}", daemon=True)
-                for n in range(self._workers)
-            ]
-            for thread in self._threads:
-                thread.start()
         self._jobs.put((call, resume))
+        if len(self._threads) < self._workers:
+            self._add_worker()
+        elif not self._watching_jobs and self._jobs.qsize():
+            self._watch_jobs()
 
-    def _worker(self) -> None:
+    def _add_worker(self) -> None:
+        name = f"drivebay-worker-{len(self._threads)}"
+        self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
+        self._threads[-1].start()
+
+    def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
+            self._jobs_taken += 1
             perform(*job)
+
+    def _watch_jobs(self) -> None:
+        """Look again soon whether jobs wait and none is taken: one dead disk must not be able to
+        keep all workers from the others.
+        """
+        self._watching_jobs = True
+        taken = self._jobs_taken
+
+        def look() -> None:
+            self._watching_jobs = False
+            if self._jobs.qsize():
+                if self._jobs_taken == taken and len(self._threads) < MAX_WORKERS:
+                    self._add_worker()
+                self._watch_jobs()
+
+        self.after(STUCK_SECONDS, look)
 
     # -- what a turn waits for -------------------------------------------------------------------
 
