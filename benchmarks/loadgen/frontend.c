@@ -296,7 +296,7 @@ size_t frontend_rings_size(unsigned queues, unsigned ring)
 
 static int new_eventfd(void)
 {
-    int fd = eventfd(0, EFD_CLOEXEC);
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); /* as QEMU makes them */
     if (fd < 0)
         die("eventfd: %s", strerror(errno));
     return fd;
