@@ -42,13 +42,14 @@ class Runner:
         self._tasks: dict[int, Task] = {}
         queue.held = self._tasks
         self._draining = self._publishing = self._closed = self._going_on = False
+        self._asleep = False  # while its ring is in no memory
         self._stopped: Stopped | None = None
 
     # -- serving ---------------------------------------------------------------------------------
 
     def drain(self) -> None:
         """Serve what the driver has made available: at most a ring full, then let others run."""
-        if self._closed or self._draining:
+        if self._closed or self._draining or self._asleep:
             return
         queue, serve = self.queue, self._serve
         done: list[int] = []
@@ -126,11 +127,19 @@ class Runner:
     # -- stopping --------------------------------------------------------------------------------
 
     def remap(self) -> None:
-        """Guest memory was laid out anew."""
+        """Guest memory was laid out anew. A ring that is nowhere in it sleeps until it is again: a
+        front end changes a region by taking it away and adding it. What ends meanwhile goes to the
+        memory that was the ring's.
+        """
         try:
             self.queue.remap()
         except RingError as error:
-            self._fail(error)
+            log.debug("virtio: a queue sleeps: %s", error)
+            self._asleep = True
+            return
+        if self._asleep:
+            self._asleep = False
+            self.drain()  # kicks were not heeded
 
     def stop(self, stopped: Stopped, *, cancel: bool) -> None:
         """Serve no more; call `stopped` when nothing is in flight."""

@@ -174,6 +174,7 @@ class Session:
     def add_mem_reg(self, message: Message) -> None:
         """ADD_MEM_REG."""
         self._memory.add(payloads.region(message), payloads.only_fd(message))
+        self._device.remap()
 
     def rem_mem_reg(self, message: Message) -> None:
         """REM_MEM_REG. Some front ends send the descriptor again."""
