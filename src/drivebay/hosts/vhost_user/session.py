@@ -215,6 +215,8 @@ class Session:
     def set_vring_kick(self, message: Message) -> None:
         """SET_VRING_KICK: the ring may run."""
         vring, fd = self._ring_fd(message)
+        if fd < 0:
+            raise PeerError(f"ring {vring.index} wants to be polled, which is not supported")
         if vring.running:
             self._engine.unwatch(vring.kick)
         vring.set_kick(fd)
