@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from pathlib import Path
 
 import pytest
 
-from drivebay.controllers.virtio.registers import CONFIG_WRITEBACK, BlockType
-from drivebay.disk.backends.file import FileDisk
+from drivebay.controllers.virtio.registers import BlockType
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.contract import Buffers
 from drivebay.disk.filters.base import Filter
@@ -120,21 +118,6 @@ def test_a_front_end_that_leaves_as_its_ring_comes_to_rest_makes_room(make_bay: 
     assert bay.server.connected
     gate.set()
     bay.still_works()
-
-
-def test_a_write_cache_that_was_switched_off_stays_off_in_the_next_server(
-    make_bay: MakeBay, tmp_path: Path
-) -> None:
-    first, second = (make_bay(FileDisk(f"{tmp_path}/{n}.img", create=1 << 20)) for n in range(2))
-    with first.guest() as guest:
-        assert guest.config.writeback == 1
-        guest.write_config(CONFIG_WRITEBACK, b"\0")
-        guest.write(0, bytes(512))
-        assert not first.device.writeback
-        guest.reconnect(second.path)  # as after a crash: QEMU does not say it again
-        guest.write(0, bytes(512))
-        assert not second.device.writeback
-        assert guest.config.writeback == 0
 
 
 @pytest.mark.parametrize("count", [1, 64])

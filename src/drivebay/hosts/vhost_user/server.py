@@ -189,7 +189,7 @@ class _Connection:
         client.setblocking(False)
         self._codec = Codec()
         self._open = True
-        self._session = Session(device, engine, self._send, self._resumed)
+        self._session = Session(device, engine, self._send, self._resumed, server.log)
         self._silence = engine.after(server.patience, self._too_silent)
         engine.watch(client.fileno(), self._readable)
 
@@ -211,8 +211,9 @@ class _Connection:
             return
         except (PeerError, OSError) as error:
             self._drop(error)
-        except Exception:
-            log.exception("%s: connection closed by an unexpected error", self._server.name)
+        except Exception as error:
+            what = "%s: connection closed by an unexpected error"
+            self._server.log.error(what, self._server.name, exc_info=error)
             self.close()
 
     def _wait(self) -> None:

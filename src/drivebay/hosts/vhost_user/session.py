@@ -32,6 +32,7 @@ from drivebay.hosts.vhost_user.messages import (
 )
 from drivebay.hosts.vhost_user.vring import Vring
 from drivebay.platform.engine import Engine
+from drivebay.platform.logs import RationedLog
 from drivebay.platform.virtio import Device, DeviceStatus, QueueSetup, RingAddresses, RingError
 from drivebay.wire import Struct
 
@@ -68,15 +69,22 @@ class Send(Protocol):
 class Session:
     """A front end's connection to `device`.
 
-    `resumed` is called each time a message that had to wait has ended.
+    `resumed` is called each time a message that had to wait has ended. What the front end can make
+    us say goes to `peer_log`.
     """
 
     def __init__(
-        self, device: Device, engine: Engine, send: Send, resumed: Callable[[], None]
+        self,
+        device: Device,
+        engine: Engine,
+        send: Send,
+        resumed: Callable[[], None],
+        peer_log: RationedLog | None = None,
     ) -> None:
+        self._peer_log = peer_log or RationedLog(log)
         self._device, self._engine, self._send, self._resumed = device, engine, send, resumed
         self._memory = SharedMemory()
-        self._vrings = [Vring(index) for index in range(len(device.queue_sizes))]
+        self._vrings = [Vring(index, self._peer_log) for index in range(len(device.queue_sizes))]
         self._features = self._protocol_features = self._status = 0
         self._inflight: InflightArea | None = None
         self._backend_channel: socket.socket | None = None
@@ -269,7 +277,7 @@ class Session:
             self._device.start_queue(vring.index, setup)
         except RingError as error:
             vring.running = False
-            log.warning("vhost-user: ring %d: %s", vring.index, error)
+            self._peer_log.warning("vhost-user: ring %d: %s", vring.index, error)
             self.needs_reset()
             return
         self._watch(vring)
@@ -452,7 +460,7 @@ class Session:
         except BlockingIOError:  # there is more than one such message that it has not read
             pass
         except OSError as error:
-            log.warning("vhost-user: the front end takes no configuration change: %s", error)
+            self._peer_log.warning("vhost-user: it takes no configuration change: %s", error)
             self._close_backend_channel()
 
     def needs_reset(self) -> None:

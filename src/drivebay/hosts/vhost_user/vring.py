@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import select
 
 from drivebay.hosts.vhost_user.messages import VringAddress
+from drivebay.platform.logs import RationedLog
 
 __all__ = ["Notifier", "Vring"]
-
-log = logging.getLogger(__name__)
 
 
 class Notifier:
@@ -21,8 +19,9 @@ class Notifier:
     that may block is asked for room first.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, peer_log: RationedLog) -> None:
         self.fd = fd
+        self._peer_log = peer_log
         self._room: select.poll | None = None
         if fd >= 0 and not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK:
             self._room = select.poll()
@@ -37,7 +36,7 @@ class Notifier:
         except BlockingIOError:  # it is full: the front end has plenty to read
             pass
         except OSError as error:
-            log.warning("vhost-user: the front end can no longer be notified: %s", error)
+            self._peer_log.warning("vhost-user: it can no longer be notified: %s", error)
             self.close()
 
     def close(self) -> None:
@@ -50,13 +49,14 @@ class Notifier:
 class Vring:
     """A ring as the front end has set it up so far."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, peer_log: RationedLog) -> None:
         self.index = index
+        self._peer_log = peer_log
         self.size = 0
         self.position: int | None = None
         self.address: VringAddress | None = None
         self.kick = -1
-        self.call, self.err = Notifier(-1), Notifier(-1)
+        self.call, self.err = Notifier(-1, peer_log), Notifier(-1, peer_log)
         self.enabled = self.running = False
 
     def signal(self) -> None:
@@ -72,12 +72,12 @@ class Vring:
     def set_call(self, fd: int) -> None:
         """This is where the driver is interrupted now, or -1."""
         self.call.close()
-        self.call = Notifier(fd)
+        self.call = Notifier(fd, self._peer_log)
 
     def set_err(self, fd: int) -> None:
         """This is where the front end is told of a broken ring now, or -1."""
         self.err.close()
-        self.err = Notifier(fd)
+        self.err = Notifier(fd, self._peer_log)
 
     def rest(self) -> None:
         """It was stopped by GET_VRING_BASE; QEMU says only once where errors go to."""
