@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 from collections.abc import Sequence
 
 import pytest
@@ -12,12 +11,13 @@ from drivebay.disk.backends.file import FileDisk
 from drivebay.hosts.vhost_user.messages import Request
 from drivebay.hosts.vhost_user.vring import Notifier
 from drivebay.testing import FrontEnd
+from drivebay.testing.vhost_user import readable
 
 from .conftest import MakeBay
 
 
 def interrupted(guest: FrontEnd) -> bool:
-    return bool(select.select(guest.calls, [], [], 0)[0])
+    return bool(readable(guest.calls, 0))
 
 
 def test_an_interrupt_that_was_lost_with_its_server_comes_from_the_next(

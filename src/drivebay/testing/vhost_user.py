@@ -41,6 +41,14 @@ OFFSET: Final = 0x3000
 START_OF_PACKED: Final = 0x8000_8000  # both wrap counters are 1
 
 
+def readable(fds: Sequence[int], milliseconds: int) -> list[int]:
+    """Those of `fds` that can be read, or have hung up, within so long; they may be above 1023."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _ in poll.poll(milliseconds)]
+
+
 class HungUp(DeviceError):
     """The server has closed the connection."""
 
@@ -152,7 +160,7 @@ class FrontEnd(BlockDriver):
         """The next message from the server. Raises `HungUp`, and `DeviceError` in the end."""
         end = time.monotonic() + self.timeout
         while time.monotonic() < end:
-            if not select.select([self.socket.fileno()], [], [], 0)[0]:
+            if not readable([self.socket.fileno()], 0):
                 self._poll()
                 continue
             try:
@@ -326,7 +334,7 @@ class FrontEnd(BlockDriver):
 
     def acknowledge(self) -> None:
         """Take note of interrupts."""
-        for call in select.select(self.calls, [], [], 0)[0]:
+        for call in readable(self.calls, 0):
             os.eventfd_read(call)
 
     def wait(self, pending: Pending, turns: int = 0) -> int:
@@ -353,7 +361,7 @@ class FrontEnd(BlockDriver):
 
     def _sleep(self) -> None:
         """Until the server says something, or a moment has passed."""
-        select.select([self.socket.fileno(), *self.calls], [], [], 0.01)
+        readable([self.socket.fileno(), *self.calls], 10)
 
 
 def _no_socket() -> socket.socket:
