@@ -41,6 +41,7 @@ def make_bay(engine: Engine, tmp_path: Path) -> Iterator[MakeBay]:
     yield make
     for bay in bays:
         bay.server.close()
+        bay.disk.close()
 
 
 @pytest.fixture

@@ -33,13 +33,15 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture
-def bench(engine: Engine) -> MakeBench:
+def bench(engine: Engine) -> Iterator[MakeBench]:
     """Makes a bench for a disk; the arguments of `BlockDevice` may be given."""
+    disks: list[Disk] = []
 
     def make(
         disk: Disk | None = None, memory: GuestMemory | None = None, **options: object
     ) -> Bench:
         disk = disk or RamDisk(1 << 20)
+        disks.append(disk)
         memory = memory or GuestMemory.of_size(RAM_SIZE, RAM_START)
         device = BlockDevice(disk, engine, **options)  # type: ignore[arg-type]
         levels: list[bool] = []
@@ -49,7 +51,9 @@ def bench(engine: Engine) -> MakeBench:
         space.map(BASE, transport)
         return Bench(engine, disk, memory, device, transport, line, space, levels)
 
-    return make
+    yield make
+    for disk in disks:
+        disk.close()
 
 
 @pytest.fixture(autouse=True)
