@@ -15,7 +15,8 @@ import pytest
 
 from drivebay.guests.errors import GuestError
 from drivebay.guests.guest import Guest
-from drivebay.guests.linux import LinuxGuest, run_once
+from drivebay.guests.initramfs import tools_for
+from drivebay.guests.linux import LinuxGuest
 from drivebay.guests.qemu import find_qemu
 from drivebay.guests.uml import UmlGuest
 
@@ -70,11 +71,8 @@ def test_a_virtio_disk_is_there_without_asking(tmp_path: Path) -> None:
         file.truncate(64 << 20)
     drive = f"file={image},format=raw,if=none,id=d"
     shown: list[bytes] = []
-    result = run_once(
-        MAKE_AND_CHECK,
-        qemu_args=("-drive", drive, "-device", "virtio-blk-pci,drive=d"),
-        on_output=shown.append,
-    )
+    guest = LinuxGuest(qemu_args=("-drive", drive, "-device", "virtio-blk-pci,drive=d"))
+    result = guest.run_once(MAKE_AND_CHECK, on_output=shown.append)
     assert result.status == 0
     assert result.output.endswith("hello\n")
     assert b"".join(shown).decode() == result.output
@@ -107,7 +105,8 @@ def test_uml_on_a_vhost_user_disk(tmp_path: Path) -> None:
 
 
 def test_fio_is_there_when_a_command_uses_it() -> None:
-    result = run_once("fio --version")
+    command = "fio --version"
+    result = LinuxGuest(tools=tools_for(command)).run_once(command)
     assert result.status == 0
     assert result.output.startswith("fio-3")
 

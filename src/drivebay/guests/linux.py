@@ -12,13 +12,13 @@ from drivebay.guests import debian
 from drivebay.guests.cache import Progress, silent
 from drivebay.guests.errors import GuestError
 from drivebay.guests.guest import BOOT_SECONDS, Guest
-from drivebay.guests.initramfs import initramfs, tools_for
+from drivebay.guests.initramfs import initramfs
 from drivebay.guests.kernel import Kernel
 from drivebay.guests.kvm import kvm_works
 from drivebay.guests.process import Leash
 from drivebay.guests.qemu import Qemu, find_qemu
 from drivebay.guests.qmp import Qmp
-from drivebay.guests.session import OnOutput, Result, Session
+from drivebay.guests.session import Session
 from drivebay.guests.tsc import tsc_khz
 
 Accel = Literal["auto", "tcg", "kvm"]
@@ -134,34 +134,6 @@ class LinuxGuest(Guest):
         if self._qmp:
             self._qmp.close()
             self._qmp = None
-
-
-def run_once(
-    command: str,
-    *,
-    timeout: float = 600.0,
-    on_output: OnOutput | None = None,
-    qemu_args: Sequence[str] = (),
-    memory: str = "512M",
-    cpus: int = 1,
-    accel: Accel = "auto",
-    tools: Sequence[str] = (),
-    progress: Progress = silent,
-) -> Result:
-    """Start a guest, run the shell text `command` in it, power it off; return what became of it.
-
-    The tools that `command` seems to use are there without being named in `tools`. Raises
-    GuestError; see LinuxGuest and Session.run.
-    """
-    guest = LinuxGuest(
-        qemu_args=qemu_args,
-        memory=memory,
-        cpus=cpus,
-        accel=accel,
-        tools=(*tools, *tools_for(command)),
-        progress=progress,
-    )
-    return guest.run_once(command, timeout=timeout, on_output=on_output)
 
 
 def _cpu(kvm: bool) -> list[str]:
