@@ -1,0 +1,1 @@
+"""ATA: what a drive understands, whatever wire carried the command."""

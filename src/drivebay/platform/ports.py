@@ -1,0 +1,138 @@
+"""The port I/O space of an x86 guest: who answers at which port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+__all__ = ["Hold", "PortRegion", "PortSpace"]
+
+PORTS = 0x10000
+
+
+class Hold:
+    """An access that the device completes later: the guest's CPU stays in its OUT until then."""
+
+    __slots__ = ("_waiting", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._waiting: list[Callable[[], None]] = []
+
+    def then(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the access completes, at once if it has."""
+        if self.done:
+            callback()
+        else:
+            self._waiting.append(callback)
+
+    def complete(self) -> None:
+        """Let the guest go on."""
+        self.done = True
+        waiting, self._waiting = self._waiting, []
+        for callback in waiting:
+            callback()
+
+
+class PortRegion:
+    """A block of `size` ports. Offsets are from its first; widths are 1, 2 or 4 bytes."""
+
+    size: int
+
+    def port_read(self, offset: int, width: int) -> int:
+        """The value of an IN."""
+        raise NotImplementedError
+
+    def port_write(self, offset: int, width: int, value: int) -> Hold | None:
+        """Take an OUT. A `Hold` says that it is not complete yet."""
+        raise NotImplementedError
+
+    def port_read_string(self, offset: int, width: int, buffer: memoryview) -> None:
+        """REP INS: fill `buffer`, a whole number of `width`-byte items, from one port."""
+        for at in range(0, len(buffer), width):
+            buffer[at : at + width] = self.port_read(offset, width).to_bytes(width, "little")
+
+    def port_write_string(self, offset: int, width: int, data: memoryview) -> None:
+        """REP OUTS: take `data`, a whole number of `width`-byte items, at one port."""
+        for at in range(0, len(data), width):
+            self.port_write(offset, width, int.from_bytes(data[at : at + width], "little"))
+
+
+class _Claim(NamedTuple):
+    base: int
+    end: int
+    region: PortRegion
+    read: Callable[[int, int], int]
+    write: Callable[[int, int, int], Hold | None]
+
+
+class PortSpace:
+    """65536 ports. What nobody claims reads all ones and drops writes.
+
+    Two regions may be told to sit at the same port, as a guest may move a BAR anywhere: then the
+    one that came first answers.
+    """
+
+    def __init__(self) -> None:
+        self._claims: list[_Claim] = []
+        self._table: dict[int, _Claim] = {}
+
+    def map(self, base: int, region: PortRegion) -> Callable[[], None]:
+        """Put `region` at `base`; what lies past port 0xFFFF is not seen. Returns what ends it."""
+        claim = _Claim(base, base + region.size, region, region.port_read, region.port_write)
+        self._claims.append(claim)
+        self._build()
+
+        def unmap() -> None:
+            self._claims = [other for other in self._claims if other is not claim]
+            self._build()
+
+        return unmap
+
+    def _build(self) -> None:
+        self._table = {
+            port: claim
+            for claim in reversed(self._claims)
+            for port in range(claim.base, min(claim.end, PORTS))
+        }
+
+    def read(self, port: int, width: int) -> int:
+        """IN: the value of `width` bytes (1, 2 or 4) at `port`."""
+        claim = self._table.get(port)
+        if claim is None:
+            return (1 << 8 * width) - 1
+        if port + width > claim.end:
+            return self._read_bytes(port, width)
+        return claim.read(port - claim.base, width)
+
+    def write(self, port: int, width: int, value: int) -> Hold | None:
+        """OUT. Returns a `Hold` if the access is not complete."""
+        claim = self._table.get(port)
+        if claim is None:
+            return None
+        if port + width > claim.end:
+            return self._write_bytes(port, width, value)
+        return claim.write(port - claim.base, width, value)
+
+    def read_string(self, port: int, width: int, buffer: memoryview) -> None:
+        """REP INS into `buffer`, of whole `width`-byte items, in one go."""
+        claim = self._table.get(port)
+        if claim is not None and port + width <= claim.end:
+            claim.region.port_read_string(port - claim.base, width, buffer)
+            return
+        for at in range(0, len(buffer), width):
+            buffer[at : at + width] = self.read(port, width).to_bytes(width, "little")
+
+    def write_string(self, port: int, width: int, data: memoryview) -> None:
+        """REP OUTS from `data`, of whole `width`-byte items, in one go."""
+        claim = self._table.get(port)
+        if claim is not None and port + width <= claim.end:
+            claim.region.port_write_string(port - claim.base, width, data)
+
+    def _read_bytes(self, port: int, width: int) -> int:
+        """An access past the end of a region goes on the bus byte by byte."""
+        return sum(self.read(port + at, 1) << 8 * at for at in range(width))
+
+    def _write_bytes(self, port: int, width: int, value: int) -> Hold | None:
+        held = [self.write(port + at, 1, value >> 8 * at & 0xFF) for at in range(width)]
+        return next((hold for hold in held if hold is not None), None)

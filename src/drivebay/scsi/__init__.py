@@ -1,0 +1,1 @@
+"""SCSI: what a target device understands, whatever wire carried the command."""
