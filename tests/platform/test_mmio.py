@@ -44,14 +44,23 @@ def test_what_no_block_claims_whole_reads_all_ones(address: int, width: int) -> 
     assert not block.writes
 
 
-@pytest.mark.parametrize("base", [0x1000, 0xF01, 0x10FF])
-def test_blocks_may_not_overlap(base: int) -> None:
-    space = MmioSpace()
-    space.map(0x1000, Block(0x100))
-    with pytest.raises(ValueError):
-        space.map(base, Block(0x100))
-    space.map(0x1100, Block(0x100))
-    space.map(0xF00, Block(0x100))
+@pytest.mark.parametrize("base", [0x1000, 0xF01, 0x10FF, 0x0FF0, 0xF00, 0x1100])
+def test_where_blocks_overlap_the_first_answers(base: int) -> None:
+    space, first, second = MmioSpace(), Block(0x100), Block(0x200)
+    end_first, end_second = space.map(0x1000, first), space.map(base, second)
+    for address in range(0xF00, 0x1300):
+        if 0x1000 <= address < 0x1100:
+            assert space.read(address, 1) == address - 0x1000
+        elif base <= address < base + 0x200:
+            assert space.read(address, 1) == address - base
+        else:
+            assert space.read(address, 1) == 0xFF
+    end_first()
+    assert space.read(base + 0x1FF, 1) == 0x1FF
+    assert space.read(base, 4) == 0
+    end_second()
+    end_second()
+    assert space.read(base, 4) == 0xFFFFFFFF
 
 
 def test_a_line_tells_of_changes_only() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 __all__ = ["MmioRegion", "MmioSpace"]
@@ -22,44 +23,75 @@ class MmioRegion(Protocol):
         """Store `value` in `width` bytes at `offset`."""
 
 
-class _Mapping(NamedTuple):
+class _Claim(NamedTuple):
     base: int
+    end: int
     region: MmioRegion
 
 
+class _Span(NamedTuple):
+    """Addresses at which one claim answers."""
+
+    start: int
+    end: int
+    claim: _Claim
+
+
 class MmioSpace:
-    """An address space of register blocks. What no block claims reads all ones and drops writes."""
+    """An address space of register blocks. What no block claims reads all ones and drops writes.
+
+    Two blocks may be told to sit at the same address, as a guest may move a BAR anywhere: then the
+    one that came first answers.
+    """
 
     def __init__(self) -> None:
-        self._mappings: list[_Mapping] = []
-        self._bases: list[int] = []
+        self._claims: list[_Claim] = []
+        self._spans: list[_Span] = []
+        self._starts: list[int] = []
 
-    def map(self, base: int, region: MmioRegion) -> None:
-        """Put `region` at `base`. Raises `ValueError` if something is there already."""
-        for other in self._mappings:
-            if base < other.base + other.region.size and other.base < base + region.size:
-                raise ValueError(f"MMIO {base:#x}+{region.size:#x} overlaps {other.base:#x}")
-        self._mappings.append(_Mapping(base, region))
-        self._mappings.sort(key=lambda mapping: mapping.base)
-        self._bases = [mapping.base for mapping in self._mappings]
+    def map(self, base: int, region: MmioRegion) -> Callable[[], None]:
+        """Put `region` at `base`. Returns what ends it."""
+        claim = _Claim(base, base + region.size, region)
+        self._claims.append(claim)
+        self._build()
+
+        def unmap() -> None:
+            self._claims = [other for other in self._claims if other is not claim]
+            self._build()
+
+        return unmap
+
+    def _build(self) -> None:
+        spans: list[_Span] = []
+        for claim in self._claims:
+            start = claim.base
+            for taken in tuple(spans):  # by address: what lies between them is still to be had
+                if start < taken.start and taken.start < claim.end:
+                    spans.append(_Span(start, taken.start, claim))
+                if start < taken.end and taken.start < claim.end:
+                    start = taken.end
+            if start < claim.end:
+                spans.append(_Span(start, claim.end, claim))
+            spans.sort(key=lambda span: span.start)
+        self._spans = spans
+        self._starts = [span.start for span in spans]
 
     def read(self, address: int, width: int) -> int:
         """Read `width` bytes at `address`."""
-        found = self._find(address, width)
-        if found is None:
+        claim = self._find(address, width)
+        if claim is None:
             return (1 << 8 * width) - 1
-        return found.region.mmio_read(address - found.base, width)
+        return claim.region.mmio_read(address - claim.base, width)
 
     def write(self, address: int, width: int, value: int) -> None:
         """Write `width` bytes at `address`."""
-        found = self._find(address, width)
-        if found is not None:
-            found.region.mmio_write(address - found.base, width, value)
+        claim = self._find(address, width)
+        if claim is not None:
+            claim.region.mmio_write(address - claim.base, width, value)
 
-    def _find(self, address: int, width: int) -> _Mapping | None:
-        index = bisect_right(self._bases, address) - 1
+    def _find(self, address: int, width: int) -> _Claim | None:
+        index = bisect_right(self._starts, address) - 1
         if index < 0:
             return None
-        mapping = self._mappings[index]
-        inside = address + width <= mapping.base + mapping.region.size
-        return mapping if inside else None
+        span = self._spans[index]
+        return span.claim if address + width <= span.end else None
