@@ -19,6 +19,7 @@ from drivebay.cli.backend import Backend
 from drivebay.cli.controllers import parse_controllers
 from drivebay.cli.errors import CliError
 from drivebay.cli.main import main
+from drivebay.disk.spec import SpecError
 from drivebay.testing.vhost_user import FrontEnd, GuestRam
 
 
@@ -168,7 +169,7 @@ def test_names_are_given_in_order() -> None:
 
 def test_a_controller_option_that_makes_no_sense() -> None:
     for text in ("virtio-blk,id=a,colour=red", "virtio-blk", "floppy,id=a", "virtio-blk,id=a,id=b"):
-        with pytest.raises(CliError):
+        with pytest.raises((CliError, SpecError)):
             parse_controllers([], [text], [])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from drivebay.cli.backend import Backend
-from drivebay.cli.controllers import controller_options, parse_controllers
+from drivebay.cli.controllers import controller_options, only_vhost_user, parse_controllers
 from drivebay.cli.errors import CliError
 from drivebay.cli.terminal import print_json, progress, stream
 
@@ -44,6 +44,7 @@ FIRMWARE = {"seabios": "seabios/bios-256k.bin", "ovmf": "OVMF/OVMF_CODE_4M.fd"}
 @click.argument("qemu_args", nargs=-1, type=click.UNPROCESSED)
 def command(
     virtio_blk: Sequence[str],
+    ide: Sequence[str],
     controllers: Sequence[str],
     disks: Sequence[str],
     script: str | None,
@@ -69,7 +70,8 @@ def command(
     """
     from drivebay.guests.qemu import find_qemu
 
-    parse_controllers(virtio_blk, controllers, disks)  # mistakes first, before anything starts
+    # Mistakes first, before anything starts.
+    only_vhost_user(parse_controllers(virtio_blk, controllers, disks, ide))
     if kernel and firmware:
         raise CliError("--kernel and --firmware are two ways to boot", "choose one")
     if script is not None and (kernel or firmware):

@@ -1,4 +1,9 @@
-"""What the command line says of controllers and their disks, before anything is opened."""
+"""What the command line says of controllers and their disks, before anything is opened.
+
+``--controller KIND,id=NAME,...`` with ``--disk SPEC,on=NAME,...`` says all of it; a short option
+such as ``--virtio-blk SPEC,...`` or ``--ide SPEC,...`` says both at once. `_KINDS` is what each
+kind of controller and its disks can be told.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +17,19 @@ from typing import Any, Final
 import click
 
 from drivebay.cli.errors import CliError
+from drivebay.cli.ide import IDE_FLAGS, IDE_KEYS, IdeDrive, ide_drive, place
 from drivebay.disk.spec import Attachment, parse_attachment
 
-__all__ = ["ControllerConfig", "DiskConfig", "controller_options", "parse_controllers"]
+__all__ = [
+    "ControllerConfig",
+    "DiskConfig",
+    "controller_options",
+    "ide_drives",
+    "only_vhost_user",
+    "parse_controllers",
+]
 
-KINDS: Final = ("virtio-blk",)
-CONTROLLER_FLAGS: Final = ("packed",)
-DISK_FLAGS: Final = ("ro",)
-CONTROLLER_KEYS: Final = ("id", "socket", "queues", "queue-size")
-DISK_KEYS: Final = ("serial",)
+Options = dict[str, str | bool]
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,9 @@ class DiskConfig:
 
 @dataclass
 class ControllerConfig:
-    """A controller to serve."""
+    """A controller and its disks: of a virtio-blk controller one, of an IDE controller up to four,
+    as `IdeDrive`.
+    """
 
     kind: str
     id: str
@@ -45,10 +56,47 @@ class ControllerConfig:
     """Offer packed rings; not by default, as User-Mode Linux takes them and cannot say where they
     start."""
     disks: list[DiskConfig] = field(default_factory=list)
+    drives: list[IdeDrive] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a kind of controller can be told, and what its disks can."""
+
+    flags: tuple[str, ...]
+    keys: tuple[str, ...]
+    disk_flags: tuple[str, ...]
+    disk_keys: tuple[str, ...]
+    add: Callable[[ControllerConfig, Attachment, Options], None]
+    """Puts a disk on a controller."""
+
+
+def _add_disk(controller: ControllerConfig, attachment: Attachment, options: Options) -> None:
+    serial = options.get("serial")
+    if serial and len(str(serial).encode()) > 20:
+        raise CliError(f"serial {serial!r} is too long", "20 bytes at most")
+    disk = DiskConfig(attachment, bool(options.get("ro")), str(serial) if serial else None)
+    controller.disks.append(disk)
+
+
+def _add_drive(controller: ControllerConfig, attachment: Attachment, options: Options) -> None:
+    controller.drives.append(ide_drive(attachment, options))
+
+
+_KINDS: Final = {
+    "virtio-blk": _Kind(
+        flags=("packed",),
+        keys=("socket", "queues", "queue-size"),
+        disk_flags=("ro",),
+        disk_keys=("serial",),
+        add=_add_disk,
+    ),
+    "ide": _Kind((), (), IDE_FLAGS, IDE_KEYS, _add_drive),
+}
 
 
 def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of ``serve`` and ``boot`` that name controllers."""
+    """The options of ``serve``, ``boot`` and ``qtest`` that name controllers."""
     for option in (
         click.option(
             "--disk",
@@ -62,7 +110,15 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "controllers",
             multiple=True,
             metavar="KIND,id=NAME[,socket=PATH][,queues=N][,queue-size=N][,packed]",
-            help=f"A controller by name; kinds: {', '.join(KINDS)}.",
+            help=f"A controller by name; kinds: {', '.join(_KINDS)}.",
+        ),
+        click.option(
+            "--ide",
+            "ide",
+            multiple=True,
+            metavar="SPEC[,ro][,p|s][,0|1][,dvd][,serial=S][,model=M][,firmware=F]"
+            "[,on-error=stop|report]",
+            help="An IDE drive on the primary or secondary channel, unit 0 or 1.",
         ),
         click.option(
             "--virtio-blk",
@@ -77,69 +133,114 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parse_controllers(
-    virtio_blk: Sequence[str], controllers: Sequence[str], disks: Sequence[str]
+    virtio_blk: Sequence[str],
+    controllers: Sequence[str],
+    disks: Sequence[str],
+    ide: Sequence[str] = (),
+    *,
+    may_be_none: bool = False,
 ) -> list[ControllerConfig]:
     """The controllers that the options name, each with its disks. Raises `CliError` or `SpecError`.
 
-    Controllers without a name get the next free of vda, vdb, ...
+    virtio-blk controllers without a name get the next free of vda, vdb, ... All of `ide` are on one
+    controller, and every IDE drive has a place.
     """
     found = [_named(text) for text in controllers]
     found += [_short("virtio-blk", text) for text in virtio_blk]
+    found += _ide(ide)
     _give_names(found)
     by_name = {controller.id: controller for controller in found}
     if len(by_name) < len(found):
         raise CliError("two controllers have the same id", "give each an id=NAME of its own")
     for text in disks:
-        attachment = parse_attachment(text)
-        options = attachment.checked(DISK_FLAGS, (*DISK_KEYS, "on"))
-        name = options.get("on")
-        if name not in by_name:
-            raise CliError(
-                f"--disk {text}: there is no controller {name!r}"
-                if name
-                else f"--disk {text}: it says not on which controller",
-                f"add on=NAME; controllers: {', '.join(by_name) or 'none'}",
-            )
-        by_name[str(name)].disks.append(_disk(attachment, options))
+        _attach(text, by_name)
     for controller in found:
-        if len(controller.disks) != 1:
-            raise CliError(
-                f"controller {controller.id} has {len(controller.disks)} disks",
-                "a virtio-blk controller has one: --disk SPEC,on=" + controller.id,
-            )
-    if not found:
+        _check_count(controller)
+        controller.drives = place(controller.drives)
+    if not found and not may_be_none:
         raise CliError("there is nothing to serve", "--virtio-blk mem:64M serves 64 MiB of memory")
     return found
 
 
-def _short(kind: str, text: str) -> ControllerConfig:
-    attachment = parse_attachment(text)
-    options = attachment.checked((*CONTROLLER_FLAGS, *DISK_FLAGS), (*CONTROLLER_KEYS, *DISK_KEYS))
-    controller = _controller(kind, options, text)
-    controller.disks.append(_disk(attachment, options))
-    return controller
+def ide_drives(controllers: Iterable[ControllerConfig]) -> list[IdeDrive]:
+    """The drives of the one IDE controller that a machine has, each with its place.
+
+    Raises `CliError` if there are two such controllers.
+    """
+    found = [controller for controller in controllers if controller.kind == "ide"]
+    if len(found) > 1:
+        raise CliError("two IDE controllers", "a machine has one: put up to four drives on it")
+    return found[0].drives if found else []
+
+
+def only_vhost_user(controllers: Iterable[ControllerConfig]) -> None:
+    """Raise `CliError` for a controller that a vhost-user socket cannot carry."""
+    if any(controller.kind != "virtio-blk" for controller in controllers):
+        raise CliError(
+            "IDE drives cannot go through a vhost-user socket",
+            "--ide works with drivebay boot --host unicorn and drivebay qtest",
+        )
 
 
 def _named(text: str) -> ControllerConfig:
-    kind, *items = text.split(",")
-    if kind not in KINDS:
-        raise CliError(f"--controller {text}: no kind {kind!r}", f"kinds: {', '.join(KINDS)}")
-    options: dict[str, str | bool] = {}
-    for item in items:
-        key, _, value = item.partition("=")
-        if key in CONTROLLER_FLAGS and key not in options and value in ("", "on", "off"):
-            options[key] = value != "off"
-            continue
-        if key not in CONTROLLER_KEYS or not value or key in options:
-            keys = ", ".join(f"{name}=" for name in CONTROLLER_KEYS)
-            raise CliError(f"--controller {text}: {item!r} makes no sense", f"each of {keys} once")
-        options[key] = value
+    name = text.partition(",")[0]
+    if name not in _KINDS:
+        raise CliError(f"--controller {text}: no kind {name!r}", f"kinds: {', '.join(_KINDS)}")
+    kind = _KINDS[name]
+    # The kind stands where a disk would; the grammar of what follows is the same.
+    options = parse_attachment(text).checked(kind.flags, ("id", *kind.keys))
     if "id" not in options:
         raise CliError(f"--controller {text}: it has no name", "add id=NAME")
-    return _controller(kind, options, text)
+    return _controller(name, options, text)
 
 
-def _controller(kind: str, options: dict[str, str | bool], text: str) -> ControllerConfig:
+def _short(name: str, text: str) -> ControllerConfig:
+    kind = _KINDS[name]
+    attachment = parse_attachment(text)
+    options = attachment.checked(
+        (*kind.flags, *kind.disk_flags), ("id", *kind.keys, *kind.disk_keys)
+    )
+    controller = _controller(name, options, text)
+    kind.add(controller, attachment, options)
+    return controller
+
+
+def _ide(texts: Sequence[str]) -> list[ControllerConfig]:
+    """All drives of ``--ide`` on one controller."""
+    if not texts:
+        return []
+    controller = ControllerConfig("ide", "ide")
+    for text in texts:
+        attachment = parse_attachment(text)
+        _add_drive(controller, attachment, attachment.checked(IDE_FLAGS, IDE_KEYS))
+    return [controller]
+
+
+def _attach(text: str, by_name: dict[str, ControllerConfig]) -> None:
+    """One ``--disk``: what it may say depends on the controller that it names."""
+    attachment = parse_attachment(text)
+    name = next((option.value for option in attachment.options if option.name == "on"), None)
+    if name not in by_name:
+        raise CliError(
+            f"--disk {text}: there is no controller {name!r}"
+            if name
+            else f"--disk {text}: it says not on which controller",
+            f"add on=NAME; controllers: {', '.join(by_name) or 'none'}",
+        )
+    controller = by_name[name]
+    kind = _KINDS[controller.kind]
+    kind.add(controller, attachment, attachment.checked(kind.disk_flags, (*kind.disk_keys, "on")))
+
+
+def _check_count(controller: ControllerConfig) -> None:
+    if controller.kind == "virtio-blk" and len(controller.disks) != 1:
+        raise CliError(
+            f"controller {controller.id} has {len(controller.disks)} disks",
+            "a virtio-blk controller has one: --disk SPEC,on=" + controller.id,
+        )
+
+
+def _controller(kind: str, options: Options, text: str) -> ControllerConfig:
     socket, name = options.get("socket"), str(options.get("id", ""))
     if name and not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,63}", name):
         raise CliError(f"{text}: id={name}", "a letter, then letters, digits, '.', '_' and '-'")
@@ -153,21 +254,14 @@ def _controller(kind: str, options: dict[str, str | bool], text: str) -> Control
     )
 
 
-def _disk(attachment: Attachment, options: dict[str, str | bool]) -> DiskConfig:
-    serial = options.get("serial")
-    if serial and len(str(serial).encode()) > 20:
-        raise CliError(f"serial {serial!r} is too long", "20 bytes at most")
-    return DiskConfig(attachment, bool(options.get("ro")), str(serial) if serial else None)
-
-
-def _number(options: dict[str, str | bool], name: str, low: int, high: int, text: str) -> int:
+def _number(options: Options, name: str, low: int, high: int, text: str) -> int:
     value = str(options.get(name, low))
     if not value.isascii() or not value.isdigit() or not low <= int(value) <= high:
         raise CliError(f"{text}: {name}={value}", f"{name} is a number from {low} to {high}")
     return int(value)
 
 
-def _queue_size(options: dict[str, str | bool], text: str) -> int:
+def _queue_size(options: Options, text: str) -> int:
     if "queue-size" not in options:
         return 256
     size = _number(options, "queue-size", 4, 1024, text)

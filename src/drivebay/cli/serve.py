@@ -16,7 +16,12 @@ from typing import Any
 import click
 
 from drivebay.cli import frontends
-from drivebay.cli.controllers import ControllerConfig, controller_options, parse_controllers
+from drivebay.cli.controllers import (
+    ControllerConfig,
+    controller_options,
+    only_vhost_user,
+    parse_controllers,
+)
 from drivebay.cli.errors import CliError, told
 from drivebay.cli.supervisor import end_with_parent, supervise
 from drivebay.cli.terminal import print_json
@@ -31,6 +36,7 @@ __all__ = ["command"]
 @click.option("--exit-with-parent", is_flag=True, help="End when the parent process ends.")
 def command(
     virtio_blk: Sequence[str],
+    ide: Sequence[str],
     controllers: Sequence[str],
     disks: Sequence[str],
     as_json: bool,
@@ -47,7 +53,8 @@ def command(
     """
     if exit_with_parent:
         end_with_parent(os.getppid())
-    configs = parse_controllers(virtio_blk, controllers, disks)
+    configs = parse_controllers(virtio_blk, controllers, disks, ide)
+    only_vhost_user(configs)
     with ExitStack() as stack:
         listeners = _listeners(configs, stack)
         return supervise(lambda ready: _serve(configs, listeners, as_json, ready))
