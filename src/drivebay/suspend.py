@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 __all__ = [
+    "DONE",
     "Blocking",
     "Cancelled",
     "Resume",
@@ -26,6 +27,28 @@ T = TypeVar("T")
 
 Resume = Callable[[Any, BaseException | None], None]
 """Ends a suspension, once, with a result or an exception. May be called on any thread."""
+
+
+class _Done(Coroutine[Any, Any, None]):
+    """A coroutine that has ended well."""
+
+    def send(self, value: Any) -> None:
+        raise StopIteration
+
+    def throw(self, *error: Any) -> None:
+        raise error[0]
+
+    def close(self) -> None:
+        pass
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return iter(())  # type: ignore[return-value]
+
+
+DONE: Final = _Done()
+"""What an operation may return in place of a coroutine if it has done all there is to do: it can be
+awaited and driven like any other, and whoever looks for it saves the making of one.
+"""
 
 
 class Cancelled(BaseException):

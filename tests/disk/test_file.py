@@ -18,7 +18,7 @@ from drivebay.disk.backends.linux import file_system
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.contract import Unmap
 from drivebay.disk.errors import DiskOpenError, IllegalBlock, InvalidInput
-from drivebay.suspend import run
+from drivebay.suspend import DONE, run
 from tests.disk.support import Stepped, fill, get, noise, put, view
 
 MIB = 1 << 20
@@ -265,3 +265,24 @@ def test_a_ram_disk_holds_one_byte_for_each_byte_written() -> None:
 def test_the_file_system_of_a_file_is_known(tmp_path: Path) -> None:
     with open("/proc/self/stat", "rb") as opened:
         assert file_system(opened.fileno()) == "proc"
+
+
+# -- what is done at once -------------------------------------------------------------------------
+
+
+def test_what_cannot_wait_is_done_by_the_call() -> None:
+    disk = RamDisk(MIB)
+    data, back = noise(4096), bytearray(4096)
+    assert disk.write(8, [memoryview(bytearray(data))]) is DONE
+    assert disk.read(8, [memoryview(back)]) is DONE
+    assert bytes(back) == data
+    disk.close()
+
+
+@pytest.mark.parametrize("sector", [-1, 2047, 2048, 1 << 70])
+def test_what_goes_wrong_is_raised_when_it_is_awaited(sector: int) -> None:
+    disk = RamDisk(MIB)
+    for operation in (disk.read(sector, [view(1024)]), disk.write(sector, [view(1024)])):
+        with pytest.raises(IllegalBlock):
+            run(operation)
+    disk.close()

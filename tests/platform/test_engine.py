@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 
 from drivebay.platform.engine import Engine, Task
-from drivebay.suspend import Blocking, Cancelled, Resume, Suspension, Workers, blocking, run
+from drivebay.suspend import (
+    DONE,
+    Blocking,
+    Cancelled,
+    Resume,
+    Suspension,
+    Workers,
+    blocking,
+    run,
+)
 
 
 @pytest.fixture
@@ -60,6 +69,18 @@ def test_a_coroutine_that_never_waits_ends_in_its_first_step(engine: Engine) -> 
     done = Outcome()
     assert engine.start(at_once(), done) is None
     assert done.told == [(7, None)]
+
+
+def test_what_is_done_can_be_driven_and_awaited(engine: Engine) -> None:
+    async def awaits() -> int:
+        await DONE
+        return 7
+
+    done = Outcome()
+    assert engine.start(DONE, done) is None
+    assert engine.start(awaits(), done) is None
+    assert done.told == [(None, None), (7, None)]
+    assert run(awaits()) == 7
 
 
 def test_an_exception_in_the_first_step_is_told(engine: Engine) -> None:

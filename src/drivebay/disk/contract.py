@@ -15,6 +15,8 @@ Who does what, and why the other cannot:
   no write before it is stable; its flush has nothing left to do.
 * A flush that fails has lost writes, and says so once to each flush that covers them; it never
   turns into success later.
+* A call makes an operation, which may have happened when the call returns: then it may be `DONE`
+  itself, and no coroutine was made. What goes wrong is raised when it is awaited, not by the call.
 * An operation raises a `DiskError` or it is a bug. Buffers are not touched after it has ended.
 """
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from drivebay.disk.backends.linux import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from drivebay.disk.backends.transfer import IOV_MAX, Call, move, read_bounced, write_bounced
 from drivebay.disk.buffers import ZEROES
-from drivebay.disk.contract import MAX_BYTES, MAX_SECTOR_SIZE, Buffers, Disk, Unmap
+from drivebay.disk.contract import MAX_BYTES, MAX_SECTOR_SIZE, Buffers, Disk, Operation, Unmap
 from drivebay.disk.errors import (
     DiskError,
     DiskOpenError,
@@ -30,7 +30,7 @@ from drivebay.disk.errors import (
     ReadOnly,
     from_os_error,
 )
-from drivebay.suspend import Blocking, Suspension
+from drivebay.suspend import DONE, Blocking, Suspension
 
 if TYPE_CHECKING:
     from drivebay.suspend import Resume, Workers
@@ -91,7 +91,7 @@ class FdDisk(Disk):
         self._write_through = self._syncs and not write_cache
         self.volatile_cache = write_cache
         self._inline_reads = not direct
-        self._inline_writes = not direct and not self._write_through
+        self._inline_writes = not (read_only or direct or self._write_through)
         self._read_flags = self._write_flags = 0 if memory or direct else os.RWF_NOWAIT
         self._write_pause = 0.0  # writes go to workers until then
 
@@ -110,21 +110,30 @@ class FdDisk(Disk):
 
     # -- reading ---------------------------------------------------------------------------------
 
-    async def read(self, sector: int, buffers: Buffers) -> None:
+    def read(self, sector: int, buffers: Buffers) -> Operation:
         """Fill `buffers`. Raises `MediumError` where the file ends before the disk does."""
         length = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         offset = sector << self._shift
-        if sector < 0 or offset + (length or 1) > self._bytes:
-            raise IllegalBlock(sector, length >> self._shift, self.sector_count)
-        done = 0
-        if self._inline_reads and length <= INLINE:
+        done, error = 0, None
+        if self._inline_reads and 0 <= offset <= self._bytes - length and 0 < length <= INLINE:
             try:
                 done = os.preadv(self._fd, buffers, offset, self._read_flags)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                self._check_retry(error, "read", buffers, self._read_flags)
-                self._inline_reads = len(buffers) > IOV_MAX
+                if done == length:
+                    return DONE
+            except OSError as failure:
+                error = failure
+        return self._read_slowly(sector, buffers, length, done, error)
+
+    async def _read_slowly(
+        self, sector: int, buffers: Buffers, length: int, done: int, error: OSError | None
+    ) -> None:
+        """What was not read at once: `done` bytes were, and `error` may say why not all."""
+        offset = sector << self._shift
+        if sector < 0 or offset + (length or 1) > self._bytes:
+            raise IllegalBlock(sector, length >> self._shift, self.sector_count)
+        if error is not None and not isinstance(error, BlockingIOError):
+            self._check_retry(error, "read", buffers, self._read_flags)
+            self._inline_reads = len(buffers) > IOV_MAX
         if done < length:
             await Blocking(partial(self._read_rest, offset, buffers, done, length))
 
@@ -149,28 +158,44 @@ class FdDisk(Disk):
 
     # -- writing ---------------------------------------------------------------------------------
 
-    async def write(self, sector: int, buffers: Buffers, fua: bool = False) -> None:
+    def write(self, sector: int, buffers: Buffers, fua: bool = False) -> Operation:
         """Write `buffers`. Raises `NoSpace` when the medium is full."""
         length = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         offset = sector << self._shift
-        if sector < 0 or offset + (length or 1) > self._bytes:
-            raise IllegalBlock(sector, length >> self._shift, self.sector_count)
-        if self.read_only:
-            raise ReadOnly(self._name)
-        done = 0
+        done, error = 0, None
         stable = self._write_through or (fua and self._syncs)
-        if self._inline_writes and not stable and length <= INLINE:
+        inline = self._inline_writes and not stable
+        if inline and 0 <= offset <= self._bytes - length and 0 < length <= INLINE:
             try:
                 if self._memory:
                     done = os.pwritev(self._fd, buffers, offset)
                 else:
                     done = self._timed_write(buffers, offset)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                self._check_retry(error, "write", buffers, self._write_flags)
-                if len(buffers) <= IOV_MAX:
-                    self._write_flags = 0
+                if done == length:
+                    return DONE
+            except OSError as failure:
+                error = failure
+        return self._write_slowly(sector, buffers, stable, length, done, error)
+
+    async def _write_slowly(
+        self,
+        sector: int,
+        buffers: Buffers,
+        stable: bool,
+        length: int,
+        done: int,
+        error: OSError | None,
+    ) -> None:
+        """What was not written at once: `done` bytes were, and `error` may say why not all."""
+        offset = sector << self._shift
+        if sector < 0 or offset + (length or 1) > self._bytes:
+            raise IllegalBlock(sector, length >> self._shift, self.sector_count)
+        if self.read_only:
+            raise ReadOnly(self._name)
+        if error is not None and not isinstance(error, BlockingIOError):
+            self._check_retry(error, "write", buffers, self._write_flags)
+            if len(buffers) <= IOV_MAX:
+                self._write_flags = 0
         if done < length:
             await self._change(partial(self._write_rest, offset, buffers, done, length, stable))
 
