@@ -14,7 +14,7 @@ import pytest
 from drivebay.controllers.virtio import packed as packed_ring
 from drivebay.controllers.virtio import split as split_ring
 from drivebay.controllers.virtio.packed import PackedQueue
-from drivebay.controllers.virtio.ring import Row
+from drivebay.controllers.virtio.ring import Rows
 from drivebay.controllers.virtio.split import SplitQueue
 from drivebay.drivers.virtio_ring import Arena, Buffer, PackedDriverRing, SplitDriverRing
 from drivebay.hosts.vhost_user import inflight
@@ -101,7 +101,7 @@ class Server:
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
         self.queue: PackedQueue | SplitQueue
-        self.held: dict[int, list[Row]] = {}
+        self.held: dict[int, Rows] = {}
 
     def start(self) -> None:
         guest = self.guest
@@ -119,7 +119,8 @@ class Server:
 
     def pop(self) -> bool:
         for head, rows in self.queue.chains():
-            assert self.guest.waiting[head] == [row[:2] for row in rows], "not what was offered"
+            offered = list(zip(rows[::4], rows[1::4], strict=True))
+            assert self.guest.waiting[head] == offered, "not what was offered"
             self.held[head] = rows
             return True
         return False
@@ -127,7 +128,7 @@ class Server:
     def push(self) -> None:
         if self.held:
             head = self.guest.rng.choice(list(self.held))
-            self.queue.push(head, self.held.pop(head)[0][0])
+            self.queue.push(head, self.held.pop(head)[0])
 
     def work(self, steps: int) -> None:
         self.start()

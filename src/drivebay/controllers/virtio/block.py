@@ -31,7 +31,7 @@ from drivebay.controllers.virtio.requests import (
     plain_frame,
     segments,
 )
-from drivebay.controllers.virtio.ring import Row
+from drivebay.controllers.virtio.ring import Rows
 from drivebay.controllers.virtio.runner import Runner
 from drivebay.controllers.virtio.split import SplitQueue
 from drivebay.disk.contract import Disk, Operation, Unmap
@@ -39,7 +39,7 @@ from drivebay.disk.errors import DiskError
 from drivebay.platform.engine import Engine
 from drivebay.platform.logs import RationedLog
 from drivebay.platform.virtio import QueueSetup, RingError, Stopped, Transport
-from drivebay.suspend import Cancelled
+from drivebay.suspend import DONE, Cancelled
 
 __all__ = ["BlockDevice", "BlockStatistics"]
 
@@ -249,7 +249,7 @@ class BlockDevice:
 
     # -- requests --------------------------------------------------------------------------------
 
-    def _serve(self, runner: Runner, head: int, rows: list[Row]) -> int | None:
+    def _serve(self, runner: Runner, head: int, rows: Rows) -> int | None:
         """Parse the request and take the first step of what it asks for; mostly that is the end.
 
         Returns the bytes written, or None if the request waits.
@@ -272,6 +272,9 @@ class BlockDevice:
                 operation = self._write(sector >> self._shift, data, self._fua)
             else:
                 operation = self._serving.get(kind, self._unsupported)(frame)
+            if operation is DONE:
+                ram[status_at] = OK
+                return written
             # Not send(None): a StopIteration for each request would cost as much as its parsing.
             suspension = next(operation.__await__(), None)
         except Exception as error:

@@ -12,7 +12,8 @@ from drivebay.controllers.virtio.ring import (
     WRITE,
     Chain,
     Queue,
-    Row,
+    Rows,
+    adjoining,
     barrier,
     indirect_table,
     place,
@@ -30,7 +31,9 @@ WRAP = 1 << 15  # the wrap counter beside a position, in event offsets and vring
 OFFSET_WRAP, FLAGS = 0, 1
 DISABLE, DESC = int(EventFlag.DISABLE), int(EventFlag.DESC)
 
+LINKS = NEXT | INDIRECT
 read_descriptor = PackedDesc.layout.unpack_from
+read_three = adjoining(3).unpack_from
 write_used = struct.Struct("<IH").pack_into  # len and id, at offset 8 of a descriptor
 
 
@@ -109,67 +112,82 @@ class PackedQueue(Queue):
 
     def chains(self) -> Iterator[Chain]:
         """The chains that the driver has made available. Raises `RingError`."""
-        while (chain := self._pop()) is not None:
-            yield chain
+        while self._resubmit:
+            yield self._take_up(*self._resubmit.pop(0))
+        while (flags := self._offer()) is not None:
+            yield self._pop(flags)
 
-    def _pop(self) -> Chain | None:
-        if self._resubmit:
-            return self._take_up(*self._resubmit.pop(0))
-        head_flags = self._offer()
-        if head_flags is None:
-            return None
-        rows: list[Row] = []
+    def _pop(self, flags: int) -> Chain:
+        """The chain at the next position, whose first descriptor has these flags.
+
+        They came first, and the rest is valid after them: each is read once.
+        """
+        position = self._next
+        if flags & LINKS == NEXT and position + 3 <= self.size >= self._slots + 3:
+            # Mostly there are three, read as one. If not, what was read of any others is not used.
+            three = read_three(self._ring, position << 4)
+            at_0, size_0, _, _, at_1, size_1, _, flags_1, at_2, size_2, ident, flags_2 = three
+            if flags_1 & LINKS == NEXT and not flags_2 & LINKS and self._copies is None:
+                self._take(ident, 3)
+                rows = at_0, size_0, flags, 0, at_1, size_1, flags_1, 0, at_2, size_2, flags_2, 0
+                return ident, rows
+        read: list[int] = []
         copies: list[PackedDescriptor] = []
-        position, wrap, slots = self._next, self._next_wrap, 0
+        slots = 0
         while True:
-            # The head's flags come first, the rest is valid after them: each is read once.
-            address, length, ident, flags = read_descriptor(self._ring, position << 4)
-            if not slots:
-                flags = head_flags
-            if self._copies is not None:
-                copies.append((address, length, ident, flags))
+            address, length, ident, row_flags = read_descriptor(self._ring, position << 4)
+            if slots:
+                flags = row_flags
+            copies.append((address, length, ident, flags))
             position, slots = position + 1, slots + 1
             if position == self.size:
-                position, wrap = 0, wrap ^ 1
+                position = 0
             if flags & INDIRECT:
-                if rows:
+                if read:
                     raise RingError("an indirect table in a chain")
-                rows = self._indirect(address, length, flags)
+                read += self._indirect(address, length, flags)
                 break
-            rows.append((address, length, flags, 0))
+            read += (address, length, flags, 0)
             if not flags & NEXT:
                 break
             if self._slots + slots >= self.size:
                 raise RingError(f"a chain longer than the ring of {self.size}")
-        if ident in self._taken:
-            raise RingError(f"buffer id {ident} is offered again while in flight")
+        self._take(ident, slots)
         if self._copies is not None:
             self._copies.taken(ident, copies)
-        self._next, self._next_wrap = position, wrap
-        self._slots += slots
+        return ident, tuple(read)
+
+    def _take(self, ident: int, slots: int) -> None:
+        """The chain in the next `slots` positions is in flight now."""
+        if ident in self._taken:
+            raise RingError(f"buffer id {ident} is offered again while in flight")
         self._taken[ident] = slots
-        return ident, rows
+        self._slots += slots
+        self._next += slots
+        if self._next >= self.size:
+            self._next -= self.size
+            self._next_wrap ^= 1
 
     def _take_up(self, ident: int, copies: list[PackedDescriptor]) -> Chain:
         """A chain of the last process, from the copies of its descriptors."""
-        rows: list[Row] = []
+        rows: list[int] = []
         for address, length, _, flags in copies:
             if flags & INDIRECT and len(copies) > 1:
                 raise RingError("an indirect table in a chain")
             if flags & INDIRECT:
                 return ident, self._indirect(address, length, flags)
-            rows.append((address, length, flags, 0))
-        return ident, rows
+            rows += (address, length, flags, 0)
+        return ident, tuple(rows)
 
-    def _indirect(self, address: int, length: int, flags: int) -> list[Row]:
+    def _indirect(self, address: int, length: int, flags: int) -> Rows:
         """The rows of an indirect table: all of it, in order (section 2.8.7)."""
         table = bytes(indirect_table(self.memory, address, length, flags))
-        rows = []
+        rows: list[int] = []
         for buffer, size, _, row_flags in PackedDesc.layout.iter_unpack(table):
             if row_flags & INDIRECT:
                 raise RingError("an indirect table inside an indirect table")
-            rows.append((buffer, size, row_flags & WRITE, 0))
-        return rows
+            rows += (buffer, size, row_flags & WRITE, 0)
+        return tuple(rows)
 
     def push(self, head: int, written: int) -> None:
         """Give a chain back, with `written` bytes written to its writable buffers in order."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from drivebay.controllers.virtio.registers import BlockRequest, BlockStatus, Segment
-from drivebay.controllers.virtio.ring import WRITE, Row, gather
+from drivebay.controllers.virtio.ring import WRITE, Rows, gather
 from drivebay.disk.contract import byte_length
 from drivebay.platform.memory import GuestMemory
 from drivebay.platform.virtio import RingError
@@ -52,33 +52,36 @@ the status goes to, and where in it.
 """
 
 
-def plain_frame(rows: list[Row], window: tuple[int, int, memoryview]) -> Frame | None:
+def plain_frame(rows: Rows, window: tuple[int, int, memoryview]) -> Frame | None:
     """The request as every driver lays it out: header, data and status in descriptors of their own,
     all in the memory `window`. None if it is anything else.
 
     A hot path: it makes views of nothing but the data.
     """
     start, size, ram = window
-    address, length, flags, _ = rows[0]
-    header_at = address - start
-    address, status_length, status_flags, _ = rows[-1]
-    status_at = address - start
-    if length != HEADER_BYTES or flags & WRITE or not 0 <= header_at <= size - HEADER_BYTES:
+    pieces: list[int] | None = None
+    if len(rows) == 12:
+        head, head_size, head_flags, _, at, length, flags, _, tail, tail_size, tail_flags, _ = rows
+    elif len(rows) >= 8:
+        head, head_size, head_flags, _, *pieces, tail, tail_size, tail_flags, _ = rows
+    else:
         return None
-    if status_length != 1 or not status_flags & WRITE or not 0 <= status_at < size:
+    head, tail = head - start, tail - start
+    if head_size != HEADER_BYTES or head_flags & WRITE or not 0 <= head <= size - HEADER_BYTES:
         return None
-    kind, _, sector = read_header(ram, header_at)
-    if len(rows) == 3:
-        address, length, flags, _ = rows[1]
-        at = address - start
+    if tail_size != 1 or not tail_flags & WRITE or not 0 <= tail < size:
+        return None
+    kind, _, sector = read_header(ram, head)
+    if pieces is None:
+        at -= start
         if not 0 < length <= size - at or at < 0 or length == MAX_WRITTEN:
             return None
         written = length + 1 if flags & WRITE else 1
-        return kind, sector, [ram[at : at + length]], length, written, ram, status_at
+        return kind, sector, [ram[at : at + length]], length, written, ram, tail
     data = []
     total = 0
-    direction = rows[1][2] & WRITE
-    for address, length, flags, _ in rows[1:-1]:
+    direction = pieces[2] & WRITE if pieces else 0
+    for address, length, flags in zip(pieces[::4], pieces[1::4], pieces[2::4], strict=True):
         at = address - start
         if not 0 < length <= size - at or at < 0 or flags & WRITE != direction:
             return None
@@ -87,10 +90,10 @@ def plain_frame(rows: list[Row], window: tuple[int, int, memoryview]) -> Frame |
     if total >= MAX_WRITTEN:
         return None
     written = total + 1 if direction else 1
-    return kind, sector, data, total, written, ram, status_at
+    return kind, sector, data, total, written, ram, tail
 
 
-def any_frame(rows: list[Row], memory: GuestMemory) -> Frame:
+def any_frame(rows: Rows, memory: GuestMemory) -> Frame:
     """The request, cut and placed anywhere.
 
     Its type is `FAULT` if it names memory that is none, `NO_TYPE` if its header is too short, and

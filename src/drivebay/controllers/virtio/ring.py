@@ -16,11 +16,12 @@ ring can no longer be trusted, and stays closed until the driver resets it.
 
 from __future__ import annotations
 
+import struct
 import threading
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 from typing import Final, NamedTuple
 
-from drivebay.controllers.virtio.registers import DescriptorFlag
+from drivebay.controllers.virtio.registers import DescriptorFlag, VirtqDesc
 from drivebay.platform.memory import GuestMemory, GuestMemoryFault
 from drivebay.platform.virtio import QueueSetup, RingError
 
@@ -29,7 +30,8 @@ __all__ = [
     "Buffers",
     "Chain",
     "Queue",
-    "Row",
+    "Rows",
+    "adjoining",
     "barrier",
     "gather",
     "indirect_table",
@@ -55,11 +57,14 @@ def barrier() -> None:
     _fence.release()
 
 
-Row = tuple[int, int, int, int]
-"""A descriptor as it was read: address, length, flags, and a fourth number of no further use."""
+Rows = tuple[int, ...]
+"""The descriptors of a chain as they were read, in order, the readable first. Each is four numbers:
+address, length, flags, and one of no further use. They stand in one tuple, since one for each would
+cost as much as reading them.
+"""
 
-Chain = tuple[int, list[Row]]
-"""A request: the number to give it back by, and its descriptors in order, the readable first."""
+Chain = tuple[int, Rows]
+"""A request: the number to give it back by, and its descriptors."""
 
 
 class Queue:
@@ -131,7 +136,12 @@ class Buffers(NamedTuple):
     fault: GuestMemoryFault | None
 
 
-def gather(memory: GuestMemory, rows: Iterable[Row]) -> Buffers:
+def adjoining(count: int) -> struct.Struct:
+    """`count` descriptors, one behind the other."""
+    return struct.Struct("<" + count * VirtqDesc.layout.format.lstrip("<"))
+
+
+def gather(memory: GuestMemory, rows: Rows) -> Buffers:
     """The buffers of a chain, cut as the driver or the layout of memory cut them.
 
     Raises `RingError` if a readable one follows a writable one (section 2.7.4.2).
@@ -139,7 +149,7 @@ def gather(memory: GuestMemory, rows: Iterable[Row]) -> Buffers:
     readable: list[memoryview] = []
     writable: list[memoryview] = []
     fault = None
-    for address, length, flags, _ in rows:
+    for address, length, flags in zip(rows[::4], rows[1::4], rows[2::4], strict=True):
         if not flags & WRITE and writable:
             raise RingError("a readable buffer after a writable one")
         buffers = writable if flags & WRITE else readable

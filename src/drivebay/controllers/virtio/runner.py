@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from drivebay.controllers.virtio.ring import Queue, Row
+from drivebay.controllers.virtio.ring import Queue, Rows
 from drivebay.platform.engine import Done, Engine, Task
 from drivebay.platform.virtio import RingError, Stopped
 from drivebay.suspend import Suspension
@@ -32,7 +32,7 @@ class Runner:
         self,
         engine: Engine,
         queue: Queue,
-        serve: Callable[[Runner, int, list[Row]], int | None],
+        serve: Callable[[Runner, int, Rows], int | None],
         broken: Callable[[RingError], None],
     ) -> None:
         self.queue = queue

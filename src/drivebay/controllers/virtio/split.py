@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from itertools import chain
 
 from drivebay.controllers.virtio.registers import AvailFlag, UsedFlag, VirtqDesc
 from drivebay.controllers.virtio.ring import (
@@ -11,7 +12,8 @@ from drivebay.controllers.virtio.ring import (
     NEXT,
     Chain,
     Queue,
-    Row,
+    Rows,
+    adjoining,
     barrier,
     indirect_table,
     place,
@@ -25,6 +27,8 @@ FLAGS, IDX, ENTRIES = 0, 1, 2
 
 read_descriptor = VirtqDesc.layout.unpack_from
 read_descriptors = VirtqDesc.layout.iter_unpack
+read_two = adjoining(2).unpack_from
+read_three = adjoining(3).unpack_from
 LINKS = NEXT | INDIRECT
 NO_NOTIFY = int(UsedFlag.NO_NOTIFY)
 NO_INTERRUPT = int(AvailFlag.NO_INTERRUPT)
@@ -68,8 +72,9 @@ class SplitQueue(Queue):
         """The chains that the driver has made available. Raises `RingError`."""
         tracker, held = self.tracker, self.held
         while self._resubmit:
-            yield self._chain(self._resubmit.pop(0))
-        avail, mask = self._avail, self._mask
+            head = self._resubmit.pop(0)
+            yield head, self._rows(head)
+        avail, mask, rows_of = self._avail, self._mask, self._rows
         popped = self._popped
         offered = avail[IDX]
         if (offered - popped) & 0xFFFF > self.size:
@@ -79,66 +84,73 @@ class SplitQueue(Queue):
             self._popped = popped = (popped + 1) & 0xFFFF
             if head > mask or head in held:
                 raise RingError(f"descriptor {head} of {self.size} is offered, or again")
-            chain = self._chain(head)
+            rows = rows_of(head)
             if tracker is not None:
                 tracker.taken(head)
-            yield chain
+            yield head, rows
 
-    def _chain(self, head: int) -> Chain:
-        """The chain at `head`, each descriptor read once."""
+    def _rows(self, head: int) -> Rows:
+        """The descriptors of the chain at `head`.
+
+        Mostly they are three, one behind the other in the ring or in a table, and read as one. What
+        was read of any others is not used: those are read one by one, each once.
+        """
         row = read_descriptor(self._table, head << 4)
-        if row[2] & INDIRECT:
-            return head, self._indirect(row)
-        if row[2] & NEXT:
-            return head, self._follow(row)
-        return head, [row]
+        address, length, flags, following = row
+        rows: Rows = ()
+        if flags == INDIRECT and length == 48:
+            start, size, ram = self.memory.window
+            at = address - start
+            if 0 <= at <= size - 48:
+                rows, following = read_three(ram, at), 1
+        elif flags == NEXT and following < self.size - 1:
+            rows = row + read_two(self._table, following << 4)
+        if rows:
+            _, _, flags_0, next_0, _, _, flags_1, next_1, _, _, flags_2, _ = rows
+            chained = flags_0 & LINKS == flags_1 & LINKS == NEXT and not flags_2 & LINKS
+            if chained and next_0 == following and next_1 == following + 1:
+                return rows
+        return self._indirect(row) if flags & INDIRECT else self._follow(row)
 
-    def _follow(self, row: Row) -> list[Row]:
+    def _follow(self, row: Rows) -> Rows:
         """The descriptors from `row` on, each read once."""
-        rows = [row]
+        rows = list(row)
         table, size = self._table, self.size
         while row[2] & NEXT:
-            if row[3] >= size or len(rows) == size:
+            if row[3] >= size or len(rows) == 4 * size:
                 raise RingError(f"a chain that leaves its ring of {size}, or a loop")
             row = read_descriptor(table, row[3] << 4)
             if row[2] & INDIRECT:  # section 2.7.5.3.2 allows one at the end
-                return rows + self._indirect(row)
-            rows.append(row)
-        return rows
+                rows += self._indirect(row)
+                break
+            rows += row
+        return tuple(rows)
 
-    def _indirect(self, row: Row) -> list[Row]:
+    def _indirect(self, row: Rows) -> Rows:
         """The descriptors of the table that `row` names, each read once."""
         address, length, flags, _ = row
-        start, size, ram = self.memory.window
-        at = address - start
-        if flags == INDIRECT and length == 48 and 0 <= at <= size - 48:  # what Linux mostly sends
-            table = list(read_descriptors(ram[at : at + 48]))
-            (_, _, flags_0, next_0), (_, _, flags_1, next_1), (_, _, flags_2, _) = table
-            chained = flags_0 & LINKS == flags_1 & LINKS == NEXT and not flags_2 & LINKS
-            if chained and next_0 == 1 and next_1 == 2:
-                return table
-        else:
-            table = list(read_descriptors(indirect_table(self.memory, address, length, flags)))
-        for n, (_, _, flags, following) in enumerate(table, 1):
+        table = indirect_table(self.memory, address, length, flags)
+        rows = tuple(chain.from_iterable(read_descriptors(bytes(table))))
+        for n, (flags, following) in enumerate(zip(rows[2::4], rows[3::4], strict=True), 1):
             if flags & INDIRECT:
                 raise RingError("an indirect table inside an indirect table")
             if not flags & NEXT:
-                return table[:n] if n < len(table) else table
+                return rows[: 4 * n]
             if following != n:
                 break
-        return self._relink(table)
+        return self._relink(rows)
 
-    def _relink(self, table: list[Row]) -> list[Row]:
+    def _relink(self, table: Rows) -> Rows:
         """The rows of a table whose links do not simply run from one to the next."""
-        rows = [table[0]]
-        while rows[-1][2] & NEXT:
-            following = rows[-1][3]
+        rows = list(table[:4])
+        while rows[-2] & NEXT:
+            following = 4 * rows[-1]
             if following >= len(table) or len(rows) == len(table):
-                raise RingError(f"a chain that leaves its table of {len(table)}, or a loop")
-            rows.append(table[following])
-            if rows[-1][2] & INDIRECT:
+                raise RingError(f"a chain that leaves its table of {len(table) // 4}, or a loop")
+            rows += table[following : following + 4]
+            if rows[-2] & INDIRECT:
                 raise RingError("an indirect table inside an indirect table")
-        return rows
+        return tuple(rows)
 
     def push(self, head: int, written: int) -> None:
         """Give a chain back, with `written` bytes written to its writable buffers in order."""
