@@ -14,6 +14,7 @@ from drivebay.disk.conformance import Check, Factory, check_filter, checks
 from drivebay.disk.contract import Buffers, Disk
 from drivebay.disk.errors import DiskOpenError
 from drivebay.disk.filters.base import FORWARDED, Filter
+from drivebay.disk.filters.stop_on_error import StopOnError
 from drivebay.disk.layers.disk import DiskLayer
 from drivebay.disk.layers.layered import LayeredDisk
 from drivebay.disk.layers.ram import RamLayer
@@ -93,6 +94,7 @@ DISKS: dict[str, Make] = {
     "recording": lambda path, size: RecordingDisk(ram(path, size)),
     "puppet": passing_puppet,
     "filter": lambda path, size: Filter(ram(path, size)),
+    "stop-on-error": lambda path, size: StopOnError(ram(path, size), lambda name, error: True),
 }
 
 
@@ -136,6 +138,7 @@ FILTERS: dict[str, Callable[[Disk], Filter]] = {
     "disk-layer": DiskLayer,
     "puppet": lambda below: PuppetDisk(below, holds=lambda name, sector, count: False),
     "recording": RecordingDisk,
+    "stop-on-error": lambda below: StopOnError(below, lambda name, error: True),
 }
 
 
