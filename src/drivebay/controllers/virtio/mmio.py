@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -61,6 +62,7 @@ class MmioTransport:
         self._registers = MmioRegisters.bind(self)
         self._guest_log = RationedLog(log)
         self._generation = 0
+        self._after_reset: list[Callable[[], None]] = []
         self._clear()
         device.attach(self)
 
@@ -175,7 +177,7 @@ class MmioTransport:
             self._stop(self._queue_sel)
         elif not setup.ready:
             setup.ready = True
-            if self._status & LIVE == LIVE:
+            if self._live():
                 self._start(self._queue_sel)
 
     def write_QueueNotify(self, value: int) -> None:
@@ -297,12 +299,20 @@ class MmioTransport:
         if gained & FEATURES_OK:
             self._device.set_features(self._features)
         if gained & DRIVER_OK:
-            if not self._status & FEATURES_OK:  # section 3.1.1: features come first
+            if not self._settled():  # section 3.1.1: features come first
                 self.needs_reset()
                 return
             for index in range(len(self._setups)):
                 if self._setups[index].ready:
                     self._start(index)
+
+    def _settled(self) -> bool:
+        """Whether driver and device have agreed on the features."""
+        return bool(self._status & FEATURES_OK)
+
+    def _live(self) -> bool:
+        """Whether a queue that is ready may run."""
+        return self._status & LIVE == LIVE
 
     def _acceptable(self) -> bool:
         """Whether the driver chose from what was offered.
@@ -311,6 +321,12 @@ class MmioTransport:
         upper feature word.
         """
         return not self._features & ~self._device.features
+
+    def reset(self, done: Callable[[], None] | None = None) -> None:
+        """Reset the device, as the machine does; `done` is called when nothing is in flight."""
+        if done is not None:
+            self._after_reset.append(done)
+        self._reset()
 
     def _reset(self) -> None:
         """Stop all queues; the reset has ended when nothing of them is in flight."""
@@ -325,3 +341,6 @@ class MmioTransport:
     def _look_reset(self) -> None:
         if self._resetting and not self._running and not self._ending:
             self._clear()
+            waiting, self._after_reset = self._after_reset, []
+            for done in waiting:
+                done()
