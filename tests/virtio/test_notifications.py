@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -39,8 +39,11 @@ class Wire:
         self.ring: DriverRing = make_ring(Arena(memory, 0, 1 << 20), size, event_idx=event_idx)
         self.engine = Engine()
         self.interrupts = self.kicks = 0
+        self.late = 0
+        """Chains that come while the device lingers at its empty ring."""
         self.interrupted = threading.Semaphore(0)
-        setup = QueueSetup(memory, size, RingAddresses(*self.ring.addresses), self._interrupt)
+        addresses = RingAddresses(*self.ring.addresses)
+        setup = QueueSetup(memory, size, addresses, self._interrupt, linger=self._linger)
         queue = make_queue(setup, event_idx=event_idx)
         self.runner = Runner(self.engine, queue, lambda runner, head, rows: 1, self._broken)
         self.errors: list[Exception] = []
@@ -48,6 +51,12 @@ class Wire:
     def _interrupt(self) -> None:
         self.interrupts += 1
         self.interrupted.release()
+
+    def _linger(self, waiting: Callable[[], bool]) -> bool:
+        if self.late:
+            self.ring.add([Buffer(0, 1, True)])
+            self.late -= 1
+        return waiting()
 
     def _broken(self, error: Exception) -> None:
         self.errors.append(error)
@@ -96,6 +105,19 @@ def test_no_notification_is_lost_between_two_threads(kind: str, depth: int) -> N
         thread.join()
         wire.engine.close()
     assert not wire.errors
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_comes_while_the_device_lingers_needs_no_kick(kind: str) -> None:
+    wire = Wire(kind, 8)
+    wire.late = 3
+    wire.ring.add([Buffer(0, 1, True)])
+    assert wire.ring.kick_wanted()
+    wire.runner.drain()
+    assert wire.take() == 4
+    wire.ring.add([Buffer(0, 1, True)])
+    assert wire.ring.kick_wanted(), "then it went to sleep"
+    wire.engine.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -106,7 +106,11 @@ class PackedTracker(Protocol):
 
 @dataclass(frozen=True)
 class QueueSetup:
-    """A queue as its driver has set it up; `signal` interrupts the driver for it."""
+    """A queue as its driver has set it up; `signal` interrupts the driver for it.
+
+    `linger` may be called before a device asks for kicks and sleeps. It may wait a moment for its
+    argument to hold, and returns whether it did.
+    """
 
     memory: GuestMemory
     size: int
@@ -116,6 +120,7 @@ class QueueSetup:
     """Where to go on, as `Stopped` was told it; None at the start of the ring."""
     tracker: Tracker | None = None
     packed_tracker: PackedTracker | None = None
+    linger: Callable[[Callable[[], bool]], bool] = lambda _waiting: False
 
 
 Stopped = Callable[[int], None]

@@ -235,10 +235,12 @@ class PackedQueue(Queue):
         offset = (event & ~WRAP) + (self.size if event >> 15 != start_wrap else 0)
         return start <= offset < end
 
+    def waiting(self) -> bool:
+        """Whether there is a chain to take."""
+        return bool(self._resubmit) or self._offer() is not None
+
     def arm(self) -> bool:
-        """Ask for kicks. False if chains came meanwhile: pop again."""
-        if self._resubmit:
-            return False
+        """Ask for kicks. False if chains came meanwhile: take them."""
         if self.event_idx:
             self._device[OFFSET_WRAP] = self._offset
             barrier()
@@ -246,7 +248,7 @@ class PackedQueue(Queue):
         else:
             self._device[FLAGS] = int(EventFlag.ENABLE)
         barrier()
-        return self._offer() is None
+        return not self.waiting()
 
     def disarm(self) -> None:
         """Ask for no kicks."""

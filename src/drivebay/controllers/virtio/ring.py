@@ -72,7 +72,7 @@ class Queue:
 
     def __init__(self, setup: QueueSetup, *, event_idx: bool) -> None:
         self.memory, self.size, self.addresses = setup.memory, setup.size, setup.addresses
-        self.signal, self.tracker = setup.signal, setup.tracker
+        self.signal, self.linger, self.tracker = setup.signal, setup.linger, setup.tracker
         self.event_idx = event_idx
         self.held: Container[int] = ()
         """Heads of the chains that wait: a driver may not offer one again."""
@@ -98,8 +98,12 @@ class Queue:
         """Make what was pushed visible, and interrupt the driver if it wants that."""
         raise NotImplementedError
 
+    def waiting(self) -> bool:
+        """Whether there is a chain to take."""
+        raise NotImplementedError
+
     def arm(self) -> bool:
-        """Ask for kicks. False if chains came meanwhile: pop again."""
+        """Ask for kicks. False if chains came meanwhile: take them."""
         raise NotImplementedError
 
     def disarm(self) -> None:

@@ -70,7 +70,9 @@ class Runner:
                         if not left:
                             break
                 self._give_back(done)
-                if self._closed or queue.arm():
+                if self._closed:
+                    return
+                if not queue.waiting() and not self._linger() and queue.arm():
                     return
                 left -= 1  # a ring that shows work and gives none must not keep us
             if not self._going_on:  # once a turn, however often we are kicked
@@ -82,14 +84,19 @@ class Runner:
         finally:
             self._draining = False
 
+    def _linger(self) -> bool:
+        """Whether a chain came while we waited for one. With some in flight others must run."""
+        return not self._tasks and self.queue.linger(self.queue.waiting)
+
     def _go_on(self) -> None:
         self._going_on = False
         self.drain()
 
     def _give_back(self, done: list[int]) -> None:
-        self.queue.push_all(done)
-        done.clear()
-        self.queue.publish()
+        if done:
+            self.queue.push_all(done)
+            done.clear()
+            self.queue.publish()
 
     def park(
         self,

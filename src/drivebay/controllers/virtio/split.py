@@ -165,7 +165,7 @@ class SplitQueue(Queue):
         """Give many back: `done` is head and written in turn, just as the ring has them."""
         start = 2 * (self._pushed & self._mask)
         end = start + len(done)
-        if len(done) <= 2 or end > 2 * self.size or self.tracker is not None:
+        if end > 2 * self.size or self.tracker is not None:
             super().push_all(done)
             return
         self._used_elements[start:end] = array("I", done)
@@ -189,16 +189,18 @@ class SplitQueue(Queue):
         if wanted:
             self.signal()
 
+    def waiting(self) -> bool:
+        """Whether there is a chain to take."""
+        return bool(self._resubmit) or self._avail[IDX] != self._popped
+
     def arm(self) -> bool:
-        """Ask for kicks. False if chains came meanwhile: pop again."""
-        if self._resubmit:
-            return False
+        """Ask for kicks. False if chains came meanwhile: take them."""
         if self.event_idx:
             self._used[self._avail_event] = self._popped
         else:
             self._used[FLAGS] = 0
         barrier()
-        return self._avail[IDX] == self._popped
+        return not self.waiting()
 
     def disarm(self) -> None:
         """Ask for no kicks. With EVENT_IDX there is nothing to do: the event stays in the past."""

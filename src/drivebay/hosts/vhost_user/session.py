@@ -31,7 +31,7 @@ from drivebay.hosts.vhost_user.messages import (
     VringState,
 )
 from drivebay.hosts.vhost_user.vring import Vring
-from drivebay.platform.engine import Engine
+from drivebay.platform.engine import Engine, Lookout
 from drivebay.platform.logs import RationedLog
 from drivebay.platform.virtio import Device, DeviceStatus, QueueSetup, RingAddresses, RingError
 from drivebay.wire import Struct
@@ -304,6 +304,7 @@ class Session:
             position=vring.position,
             tracker=split,
             packed_tracker=packed,
+            linger=Lookout(self._engine),
         )
 
     @property
