@@ -1,15 +1,30 @@
-"""Sense data: how a SCSI device says what went wrong (SPC-5 section 4.5)."""
+"""Sense data: how a SCSI device says what went wrong (SPC-4).
+
+The senses that a device of ours can give are named here, as SPC-4 names them.
+"""
 
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-__all__ = ["CheckCondition", "Sense", "SenseKey"]
+from drivebay.wire import U8, U16, U32, U64, Struct
+
+__all__ = [
+    "CheckCondition",
+    "DescriptorSense",
+    "FixedSense",
+    "Sense",
+    "SenseKey",
+]
+
+
+CURRENT: Final = 0x70
+VALID: Final = 0x80  # of the response code: there is information
 
 
 class SenseKey(enum.IntEnum):
-    """SPC-5 table 48."""
+    """Sense keys, SPC-4."""
 
     NO_SENSE = 0x0
     RECOVERED_ERROR = 0x1
@@ -33,6 +48,71 @@ class Sense(NamedTuple):
     information: int | None = None
     """What the INFORMATION field holds: for media errors the LBA."""
 
+    def fixed(self) -> bytes:
+        """In fixed format, 18 bytes (SPC-4); larger information is left out."""
+        information = self.information
+        valid = information is not None and information < 1 << 32
+        return FixedSense(
+            response_code=CURRENT | (VALID if valid else 0),
+            sense_key=self.key,
+            information=(information or 0) if valid else 0,
+            additional_sense_code=self.asc,
+            additional_sense_code_qualifier=self.ascq,
+        ).pack()
+
+    def descriptor(self) -> bytes:
+        """In descriptor format (SPC-4): 8 bytes, 20 with information."""
+        tail = b""
+        if self.information is not None:
+            tail = InformationDescriptor(information=self.information).pack()
+        return (
+            DescriptorSense(
+                sense_key=self.key,
+                additional_sense_code=self.asc,
+                additional_sense_code_qualifier=self.ascq,
+                additional_sense_length=len(tail),
+            ).pack()
+            + tail
+        )
+
+
+class FixedSense(Struct, size=18, byte_order=">"):
+    """Fixed format sense data, SPC-4."""
+
+    response_code: U8 = CURRENT
+    obsolete: U8 = 0
+    sense_key: U8 = 0
+    information: U32 = 0
+    additional_sense_length: U8 = 10
+    command_specific_information: U32 = 0
+    additional_sense_code: U8 = 0
+    additional_sense_code_qualifier: U8 = 0
+    field_replaceable_unit_code: U8 = 0
+    sense_key_specific_high: U8 = 0
+    sense_key_specific: U16 = 0
+
+
+class DescriptorSense(Struct, size=8, byte_order=">"):
+    """Descriptor format sense data, SPC-4."""
+
+    response_code: U8 = 0x72
+    sense_key: U8 = 0
+    additional_sense_code: U8 = 0
+    additional_sense_code_qualifier: U8 = 0
+    reserved: U16 = 0
+    reserved_2: U8 = 0
+    additional_sense_length: U8 = 0
+
+
+class InformationDescriptor(Struct, size=12, byte_order=">"):
+    """The sense data descriptor that holds the information, SPC-4."""
+
+    descriptor_type: U8 = 0x00
+    additional_length: U8 = 0x0A
+    valid: U8 = 0x80
+    reserved: U8 = 0
+    information: U64 = 0
+
 
 class CheckCondition(Exception):
     """The command ends with CHECK CONDITION and this sense."""
@@ -40,3 +120,25 @@ class CheckCondition(Exception):
     def __init__(self, sense: Sense) -> None:
         super().__init__(f"{sense.key.name} {sense.asc:02x}/{sense.ascq:02x}")
         self.sense = sense
+
+
+_NOT_READY, _MEDIUM, _ILLEGAL = SenseKey.NOT_READY, SenseKey.MEDIUM_ERROR, SenseKey.ILLEGAL_REQUEST
+_ATTENTION = SenseKey.UNIT_ATTENTION
+
+NO_SENSE: Final = Sense(SenseKey.NO_SENSE, 0x00, 0x00)
+MEDIUM_NOT_PRESENT_TRAY_CLOSED: Final = Sense(_NOT_READY, 0x3A, 0x01)
+MEDIUM_NOT_PRESENT_TRAY_OPEN: Final = Sense(_NOT_READY, 0x3A, 0x02)
+UNRECOVERED_READ_ERROR: Final = Sense(_MEDIUM, 0x11, 0x00)
+INTERNAL_TARGET_FAILURE: Final = Sense(SenseKey.HARDWARE_ERROR, 0x44, 0x00)
+PARAMETER_LIST_LENGTH_ERROR: Final = Sense(_ILLEGAL, 0x1A, 0x00)
+INVALID_COMMAND_OPERATION_CODE: Final = Sense(_ILLEGAL, 0x20, 0x00)
+LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE: Final = Sense(_ILLEGAL, 0x21, 0x00)
+INVALID_FIELD_IN_CDB: Final = Sense(_ILLEGAL, 0x24, 0x00)
+INVALID_FIELD_IN_PARAMETER_LIST: Final = Sense(_ILLEGAL, 0x26, 0x00)
+COMMAND_SEQUENCE_ERROR: Final = Sense(_ILLEGAL, 0x2C, 0x00)
+CANNOT_READ_MEDIUM_INCOMPATIBLE_FORMAT: Final = Sense(_ILLEGAL, 0x30, 0x02)
+SAVING_PARAMETERS_NOT_SUPPORTED: Final = Sense(_ILLEGAL, 0x39, 0x00)
+MEDIUM_REMOVAL_PREVENTED: Final = Sense(_ILLEGAL, 0x53, 0x02)
+ILLEGAL_MODE_FOR_THIS_TRACK: Final = Sense(_ILLEGAL, 0x64, 0x00)
+MEDIUM_MAY_HAVE_CHANGED: Final = Sense(_ATTENTION, 0x28, 0x00)
+POWER_ON_OR_RESET: Final = Sense(_ATTENTION, 0x29, 0x00)
