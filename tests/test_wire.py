@@ -278,3 +278,27 @@ def test_a_dump_shows_every_register_by_name() -> None:
         "0x0004 Second                   0x00000021 IPM=0x0 SPD=GEN2 DET=0x0 ON=1",
         "0x000c Third                    0xff",
     ]
+
+
+def test_two_registers_share_a_place_if_one_is_read_and_one_written() -> None:
+    class Block(RegisterMap):
+        Status = At(0, Register8, "r")
+        Command = At(0, Register8, "w")
+        Data = At(1, Register8)
+
+    class Device:
+        def read_Status(self) -> int:  # noqa: N802
+            return 7
+
+        def write_Command(self, value: int) -> None:  # noqa: N802
+            commands.append(value)
+
+    commands: list[int] = []
+    access = Block.bind(Device())[0]
+    assert access.name == "Status/Command"
+    assert access.read is not None and access.read() == 7
+    assert access.write is not None
+    access.write(3)
+    assert commands == [3]
+    with pytest.raises(TypeError, match="overlaps"):
+        type("Wrong", (RegisterMap,), {"A": At(0, Register16, "r"), "B": At(1, Register8)})

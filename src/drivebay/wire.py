@@ -239,10 +239,14 @@ class Struct:
 
 
 class At(NamedTuple):
-    """Where a register sits: its offset in bytes and its type."""
+    """Where a register sits: its offset in bytes and its type.
+
+    Two registers may share a place if one is only read, ``access="r"``, and one written, ``"w"``.
+    """
 
     offset: int
     type: type[Register]
+    access: str = "rw"
 
 
 Read = Callable[[], int]
@@ -270,11 +274,11 @@ class RegisterMap:
     def __init_subclass__(cls) -> None:
         """Collect the declared registers, checking that they stand in order and apart."""
         cls.registers = {k: v for k, v in vars(cls).items() if isinstance(v, At)}
-        end = 0
+        ends = {"r": 0, "w": 0}
         for name, at in cls.registers.items():
-            if at.offset < end:
+            if at.offset < max(ends[way] for way in at.access):
                 raise TypeError(f"{cls.__name__}.{name}: overlaps the register before it")
-            end = at.offset + at.type.size
+            ends |= dict.fromkeys(at.access, at.offset + at.type.size)
 
     @classmethod
     def at(cls, offset: int) -> tuple[str, At] | None:
@@ -290,11 +294,16 @@ class RegisterMap:
 
         Raises `TypeError` for a handler that names no register: a misspelt handler is never called.
         """
-        bound = {}
+        bound: dict[int, Access] = {}
         for name, at in cls.registers.items():
-            read = getattr(device, f"read_{name}", None)
-            write = getattr(device, f"write_{name}", None)
-            bound[at.offset] = Access(name, at.type, read, write)
+            read = getattr(device, f"read_{name}", None) if "r" in at.access else None
+            write = getattr(device, f"write_{name}", None) if "w" in at.access else None
+            access = Access(name, at.type, read, write)
+            twin = bound.get(at.offset)
+            if twin is not None:
+                both = f"{twin.name}/{name}"
+                access = Access(both, at.type, twin.read or read, twin.write or write)
+            bound[at.offset] = access
         for attribute in dir(device):
             verb, _, name = attribute.partition("_")
             if verb in ("read", "write") and name[:1].isupper() and name not in cls.registers:
@@ -304,5 +313,6 @@ class RegisterMap:
     @classmethod
     def dump(cls, read: Callable[[int, int], int]) -> Iterator[str]:
         """One line a register, each read by ``read(offset, size)`` and shown by its fields."""
-        for name, (offset, kind) in cls.registers.items():
-            yield f"{offset:#06x} {name:<24} {kind(read(offset, kind.size))}"
+        for name, (offset, kind, access) in cls.registers.items():
+            if "r" in access:
+                yield f"{offset:#06x} {name:<24} {kind(read(offset, kind.size))}"

@@ -33,11 +33,13 @@ class Task:
     direction = Direction.NONE
     length = 0
     """Bytes of data it moves. Not more than the CDB's allocation or transfer length."""
+    unit = 1
+    """Every part but the last is a multiple of this: a block, where the medium is accessed."""
 
     async def transfer(self, offset: int, buffers: Buffers) -> None:
         """Move the bytes from `offset` on into `buffers` (in) or out of them (out).
 
-        Parts come in order, each byte once. A part of a medium access is whole blocks.
+        Parts come in order, each byte once.
         """
         raise NotImplementedError
 

@@ -1,0 +1,214 @@
+"""Enlightened INT 13h: one port write for a whole request, described by a packet in guest memory.
+
+Hyper-V's firmware uses it at port 0x1E0 (primary) and 0x160 (secondary). The request goes through
+the same registers, drive and bus master as any other; the guest's OUT does not complete before the
+drive has, and nothing interrupts.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from drivebay.ata.device import Device, Phase
+from drivebay.ata.packet import PACKET_SIZE, PacketDevice
+from drivebay.ata.registers import Opcode, PacketFeatures, Status
+from drivebay.controllers.ide.registers import BusMasterCommand, Int13Packet
+from drivebay.platform.logs import RationedLog
+from drivebay.platform.memory import GuestMemory, GuestMemoryFault
+from drivebay.platform.ports import Hold, PortRegion
+from drivebay.scsi.cdb import Read10
+
+if TYPE_CHECKING:
+    from drivebay.controllers.ide.channel import Channel
+
+__all__ = ["EnlightenedInt13"]
+
+guest_log = RationedLog(logging.getLogger(__name__))
+
+ERR, DRDY = int(Status.ERR), int(Status.DRDY)
+RESULT_STATUS: Final = 3  # where in the packet
+BLOCK: Final = 2048
+
+READS: Final = (Opcode.READ_DMA, Opcode.READ_DMA_ONCE, Opcode.READ_DMA_EXT)
+WRITES: Final = (
+    Opcode.WRITE_DMA,
+    Opcode.WRITE_DMA_ONCE,
+    Opcode.WRITE_DMA_EXT,
+    Opcode.WRITE_DMA_FUA_EXT,
+)
+EXT: Final = (Opcode.READ_DMA_EXT, Opcode.WRITE_DMA_EXT, Opcode.WRITE_DMA_FUA_EXT)
+
+
+class EnlightenedInt13(PortRegion):
+    """The four ports of one channel; only a 32-bit write means something."""
+
+    size = 4
+
+    def __init__(self, channel: Channel, memory: GuestMemory) -> None:
+        self._channel, self._memory = channel, memory
+        self.hold: Hold | None = None
+        """The request under way: the CPU that made it waits, after a restore too."""
+        self._device: Device | None = None  # the one that works for it
+        self._packet: Int13Packet | None = None
+        self._address = 0
+        self._views: list[memoryview] | None = None  # where a CD's data goes
+        self._given_up = False
+
+    def port_read(self, offset: int, width: int) -> int:
+        """Nothing is read here."""
+        return (1 << 8 * width) - 1
+
+    def port_write(self, offset: int, width: int, value: int) -> Hold | None:
+        """The address of a packet."""
+        if offset or width != 4:
+            guest_log.warning("ide: int13: %d-byte write at %d: ignored", width, offset)
+        elif self.hold is not None:
+            guest_log.warning("ide: int13: a request while another is under way: ignored")
+        else:
+            try:
+                data = bytes(self._memory.view(value, Int13Packet.size))
+            except GuestMemoryFault as fault:
+                guest_log.warning("ide: int13: packet: %s", fault)
+            else:
+                return self._begin(value, Int13Packet.unpack(data))
+        return None
+
+    # -- a request -------------------------------------------------------------------------------
+
+    def _begin(self, address: int, packet: Int13Packet) -> Hold | None:
+        hold = self.hold = Hold()
+        self._address, self._packet, self._given_up = address, packet, False
+        channel = self._channel
+        channel.write_Device(packet.device)  # first: whether it is busy is asked of the right one
+        device = channel.selected
+        if device is None or device.busy:
+            self._finish(ERR | (device.status if device is not None else 0))
+        elif isinstance(device, PacketDevice):
+            self._read_cd(device, packet)
+        elif packet.command in READS or packet.command in WRITES:
+            self._move_disk(device, packet)
+        else:
+            guest_log.warning("ide: int13: command %#04x: nothing done", packet.command)
+            self._finish(0)
+        return None if hold.done else hold
+
+    def _move_disk(self, device: Device, packet: Int13Packet) -> None:
+        """As a driver would: registers, table, command, start."""
+        taskfile, master = device.taskfile, self._channel.bus_master
+        taskfile.features = 0
+        if packet.command in EXT:
+            taskfile.lba48 = packet.lba_high << 32 | packet.lba_low
+            taskfile.count = packet.block_count
+        else:
+            taskfile.lba28 = packet.lba_low & 0xFFFFFF | (packet.device & 0xF) << 24
+            taskfile.count = packet.block_count & 0xFF
+        master.write_Command(0)
+        master.write_RegionTable(packet.data_buffer)
+        master.write_Command(BusMasterCommand.of(ToMemory=packet.command in READS, Start=1))
+        self._execute(device, packet.command)
+
+    def _read_cd(self, device: PacketDevice, packet: Int13Packet) -> None:
+        """READ (10) of the blocks that hold the bytes wanted; the others are skipped."""
+        if packet.skip_bytes_head + packet.byte_count > packet.block_count * BLOCK:
+            self._finish(ERR | DRDY)
+            return
+        if not packet.byte_count:
+            self._finish(0)
+            return
+        first, skipped = divmod(packet.skip_bytes_head, BLOCK)
+        try:
+            self._views = self._cd_views(packet)
+        except GuestMemoryFault as fault:
+            guest_log.warning("ide: int13: data: %s", fault)
+            self._finish(ERR | DRDY)
+            return
+        cdb = Read10(
+            logical_block_address=(packet.lba_low + first) & 0xFFFFFFFF,
+            transfer_length=-(-(skipped + packet.byte_count) // BLOCK),
+        )
+        device.taskfile.features = PacketFeatures.of(DMA=1)
+        self._execute(device, Opcode.PACKET)
+        if device.phase is Phase.DATA_OUT:
+            device.block[:] = cdb.pack().ljust(PACKET_SIZE, b"\0")
+            device.block_done()
+
+    def _cd_views(self, packet: Int13Packet) -> list[memoryview]:
+        """Whole blocks: what is skipped goes nowhere. Raises `GuestMemoryFault`."""
+        head = packet.skip_bytes_head % BLOCK
+        nowhere = memoryview(bytearray(BLOCK))
+        views = self._memory.views(packet.data_buffer, packet.byte_count)
+        return [nowhere[:head], *views, nowhere[: -(head + packet.byte_count) % BLOCK]]
+
+    def _execute(self, device: Device, opcode: int) -> None:
+        self._device = device
+        device.taskfile.command = opcode
+        device.execute()
+
+    # -- the drive's wire, before the channel -----------------------------------------------------
+
+    def silences(self, device: Device) -> bool:
+        """Whether `device` works for us, so that nothing interrupts."""
+        return device is self._device
+
+    def dma_request(self, device: Device) -> None:
+        """Move what `device` has to move; whatever keeps it from being moved ends the request."""
+        views, master = self._views, self._channel.bus_master
+        if device is not self._device:
+            master.request(device)
+        elif views is not None:
+            self._views = None
+            device.move(views)
+        else:
+            master.request(device)
+            if device.phase is Phase.DMA and device is self._device:
+                # A table that is too short ends a request well; one that faults does not.
+                self._finish(ERR | DRDY if master.failed or not master.may_master else 0)
+
+    def ended(self, device: Device) -> None:
+        """`device` is at rest."""
+        if device is self._device:
+            status = device.status
+            self._finish(ERR | status if self._given_up else status if status & ERR else 0)
+
+    def give_up(self) -> None:
+        """The drive is reset: the request fails, once it is at rest."""
+        self._given_up = True
+
+    def _finish(self, failure: int) -> None:
+        """Let the CPU go on. `failure` is a status that the guest is to see, or 0."""
+        hold, self.hold = self.hold, None
+        worked, self._device, self._views = self._device, None, None
+        if failure:
+            try:
+                self._memory.view(self._address + RESULT_STATUS, 1)[0] = failure & 0xFF
+            except GuestMemoryFault as fault:
+                guest_log.warning("ide: int13: result: %s", fault)
+        if worked is not None:
+            self._channel.bus_master.write_Command(0)
+        if hold is not None:
+            hold.complete()
+
+    # -- saving ----------------------------------------------------------------------------------
+
+    def save(self) -> dict[str, Any]:
+        """The request under way."""
+        working = self._device is not None
+        return {
+            "address": self._address,
+            "packet": self._packet.pack() if self.hold is not None and self._packet else None,
+            "unit": self._channel.drives.index(self._device) if working else None,
+            "given_up": self._given_up,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take what `save` gave. Raises `GuestMemoryFault` if the memory is not what it was."""
+        self._address, self._given_up = state["address"], state["given_up"]
+        self.hold = self._device = self._views = None
+        if state["packet"] is None or state["unit"] is None:
+            return
+        self.hold = Hold()
+        self._packet = Int13Packet.unpack(state["packet"])
+        self._device = self._channel.drives[state["unit"]]
+        if isinstance(self._device, PacketDevice):
+            self._views = self._cd_views(self._packet)
