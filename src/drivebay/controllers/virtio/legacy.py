@@ -37,6 +37,7 @@ class TransitionalTransport(MmioTransport):
         self, device: Device, memory: GuestMemory, line: Line, *, version: int = MMIO_VERSION
     ) -> None:
         self._version = version
+        self._page_size = 0  # bytes; a reset does not change it: drivers set it before
         super().__init__(device, memory, line)
         self._registers |= {
             GUEST_PAGE_SIZE: Access("GuestPageSize", Register32, None, self._set_page_size),
@@ -46,9 +47,8 @@ class TransitionalTransport(MmioTransport):
 
     def _clear(self) -> None:
         super()._clear()
-        self._page_size = 0  # bytes; 0 says that this is no legacy driver
         self._aligns: dict[int, int] = {}  # bytes, by queue
-        self._pfns: dict[int, int] = {}
+        self._pfns: dict[int, int] = {}  # who sets one is a legacy driver
 
     def read_Version(self) -> int:
         """2, or 1 for the legacy interface."""
@@ -95,10 +95,16 @@ class TransitionalTransport(MmioTransport):
 
     # -- without FEATURES_OK (section 3.1.2) -----------------------------------------------------
 
+    @property
+    def _early(self) -> bool:
+        """Whether the driver knows neither FEATURES_OK nor that it must wait for DRIVER_OK."""
+        known = self._version == LEGACY_VERSION or self._pfns
+        return bool(known and not self._features & VERSION_1)
+
     def _settled(self) -> bool:
         if super()._settled():
             return True
-        if not self._page_size or self._features & VERSION_1 or not self._acceptable():
+        if not self._early or not self._acceptable():
             return False
         if not self._running:
             self._device.set_features(self._features)
@@ -106,5 +112,4 @@ class TransitionalTransport(MmioTransport):
 
     def _live(self) -> bool:
         """A legacy driver may use its rings before DRIVER_OK."""
-        early = self._page_size and not self._features & VERSION_1
-        return self._settled() and bool(early or self._status & DRIVER_OK)
+        return self._settled() and bool(self._early or self._status & DRIVER_OK)

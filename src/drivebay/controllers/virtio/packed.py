@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from drivebay.controllers.virtio.registers import DescriptorFlag, EventFlag, PackedDesc
 from drivebay.controllers.virtio.ring import (
@@ -189,19 +189,22 @@ class PackedQueue(Queue):
             rows += (buffer, size, row_flags & WRITE, 0)
         return tuple(rows)
 
-    def push(self, head: int, written: int) -> None:
-        """Give a chain back, with `written` bytes written to its writable buffers in order."""
-        write_used(self._ring, 16 * self._used + 8, written, head)
-        flags = (BOTH if self._used_wrap else 0) | (WRITE if written else 0)
-        self._unpublished.append((8 * self._used + 7, flags))
-        slots = self._taken.pop(head)
-        self._used += slots
-        if self._used >= self.size:
-            self._used -= self.size
-            self._used_wrap ^= 1
-        self._slots -= slots
-        if self._copies is not None:
-            self._copies.pushed(head)
+    def push_all(self, done: Sequence[int]) -> None:
+        """Give many back: `done` is head and written in turn."""
+        ring, size, taken, stores = self._ring, self.size, self._taken, self._unpublished
+        used, mark = self._used, BOTH if self._used_wrap else 0
+        numbers = iter(done)
+        for head, written in zip(numbers, numbers, strict=True):
+            write_used(ring, 16 * used + 8, written, head)
+            stores.append((8 * used + 7, mark | WRITE if written else mark))
+            slots = taken.pop(head)
+            self._slots -= slots
+            used += slots
+            if used >= size:
+                used, mark = used - size, mark ^ BOTH
+            if self._copies is not None:
+                self._copies.pushed(head)
+        self._used, self._used_wrap = used, int(mark == BOTH)
 
     def publish(self) -> None:
         """Make what was pushed visible, and interrupt the driver if it wants that."""

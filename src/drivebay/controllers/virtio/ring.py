@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from drivebay.controllers.virtio.registers import DescriptorFlag, VirtqDesc
@@ -87,12 +87,11 @@ class Queue:
 
     def push(self, head: int, written: int) -> None:
         """Give a chain back, with `written` bytes written to its writable buffers in order."""
-        raise NotImplementedError
+        self.push_all((head, written))
 
-    def push_all(self, done: list[int]) -> None:
+    def push_all(self, done: Sequence[int]) -> None:
         """Give many back: `done` is head and written in turn."""
-        for head, written in zip(done[::2], done[1::2], strict=True):
-            self.push(head, written)
+        raise NotImplementedError
 
     def publish(self) -> None:
         """Make what was pushed visible, and interrupt the driver if it wants that."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from drivebay.controllers.virtio.registers import AvailFlag, UsedFlag, VirtqDesc
@@ -152,24 +152,20 @@ class SplitQueue(Queue):
                 raise RingError("an indirect table inside an indirect table")
         return tuple(rows)
 
-    def push(self, head: int, written: int) -> None:
-        """Give a chain back, with `written` bytes written to its writable buffers in order."""
-        element = 2 * (self._pushed & self._mask)
-        self._used_elements[element] = head
-        self._used_elements[element + 1] = written
-        self._pushed = (self._pushed + 1) & 0xFFFF
-        if self.tracker is not None:
-            self.tracker.pushed(head)
-
-    def push_all(self, done: list[int]) -> None:
+    def push_all(self, done: Sequence[int]) -> None:
         """Give many back: `done` is head and written in turn, just as the ring has them."""
+        elements = self._used_elements
         start = 2 * (self._pushed & self._mask)
-        end = start + len(done)
-        if end > 2 * self.size or self.tracker is not None:
-            super().push_all(done)
-            return
-        self._used_elements[start:end] = array("I", done)
+        if len(done) == 2:
+            elements[start], elements[start + 1] = done
+        else:
+            room = 2 * self.size - start
+            for at, part in ((start, done[:room]), (0, done[room:])):
+                elements[at : at + len(part)] = array("I", part)
         self._pushed = (self._pushed + len(done) // 2) & 0xFFFF
+        if self.tracker is not None:
+            for head in done[::2]:
+                self.tracker.pushed(head)
 
     def publish(self) -> None:
         """Make what was pushed visible, and interrupt the driver if it wants that."""
