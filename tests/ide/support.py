@@ -1,0 +1,105 @@
+"""A board with an IDE controller on it, and the guest's hand on its ports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from drivebay.ata.device import Device
+from drivebay.controllers.ide import PIIX4, PiixIde
+from drivebay.platform.board import Board
+from drivebay.platform.engine import Engine
+from drivebay.platform.memory import GuestMemory
+from drivebay.platform.pci import Command, ConfigMechanism1, Header, PciBus
+from drivebay.platform.ports import Hold
+
+RAM_SIZE: Final = 4 << 20
+SLOT, FUNCTION = 7, 1
+CONFIG_PORT, DATA_PORT = 0xCF8, 0xCFC
+BUS_MASTER_PORT: Final = 0xC000
+COMMAND_PORTS, CONTROL_PORTS, INT13_PORTS = (0x1F0, 0x170), (0x3F6, 0x376), (0x1E0, 0x160)
+IRQS: Final = (14, 15)
+
+Place = tuple[int, int]
+"""Channel and unit."""
+
+
+class Bench:
+    """A PIIX4 IDE function at 00:07.1 with `drives` at their places, on a board of its own.
+
+    `interrupts` lists every change of an interrupt line: its number and its level. Further arguments
+    are `PiixIde`'s.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        drives: Mapping[Place, Device] | None = None,
+        memory: GuestMemory | None = None,
+        **options: Any,
+    ) -> None:
+        self.engine = engine
+        self.memory = memory or GuestMemory.of_size(RAM_SIZE)
+        self.board = Board(engine, self.memory)
+        self.interrupts: list[tuple[int, bool]] = []
+        self.board.interrupt = lambda number, level: self.interrupts.append((number, level))
+        self.ports = self.board.ports
+        lines = (self.board.line(IRQS[0]), self.board.line(IRQS[1]))
+        self.ide = PiixIde(self.memory, lines, options.pop("identity", PIIX4), **options)
+        for (channel, unit), drive in (drives or {}).items():
+            self.ide.attach(channel, unit, drive)
+        self.bus = PciBus(self.ports, self.board.mmio)
+        self.ports.map(CONFIG_PORT, ConfigMechanism1(self.bus))
+        self.bus.plug(SLOT, FUNCTION, self.ide)
+
+    def enable(self) -> None:
+        """What firmware does: the bus master at `BUS_MASTER_PORT`, and it may master the bus."""
+        self.config_write(Header.BAR0.offset + 16, 4, BUS_MASTER_PORT)
+        self.config_write(Header.Command.offset, 2, Command.of(IOSpace=1, BusMaster=1))
+
+    # -- configuration space -----------------------------------------------------------------------
+
+    def _aim(self, offset: int) -> int:
+        address = 1 << 31 | SLOT << 11 | FUNCTION << 8 | offset & 0xFC
+        self.ports.write(CONFIG_PORT, 4, address)
+        return DATA_PORT + (offset & 3)
+
+    def config_read(self, offset: int, width: int) -> int:
+        return self.ports.read(self._aim(offset), width)
+
+    def config_write(self, offset: int, width: int, value: int) -> None:
+        self.ports.write(self._aim(offset), width, value)
+
+    # -- ports -------------------------------------------------------------------------------------
+
+    def inb(self, port: int) -> int:
+        return self.ports.read(port, 1)
+
+    def inw(self, port: int) -> int:
+        return self.ports.read(port, 2)
+
+    def inl(self, port: int) -> int:
+        return self.ports.read(port, 4)
+
+    def outb(self, port: int, value: int) -> None:
+        self.ports.write(port, 1, value)
+
+    def outw(self, port: int, value: int) -> None:
+        self.ports.write(port, 2, value)
+
+    def outl(self, port: int, value: int) -> Hold | None:
+        return self.ports.write(port, 4, value)
+
+    def ins(self, port: int, length: int, width: int = 2) -> bytes:
+        """REP INS of `length` bytes."""
+        buffer = bytearray(length)
+        self.ports.read_string(port, width, memoryview(buffer))
+        return bytes(buffer)
+
+    def outs(self, port: int, data: bytes, width: int = 2) -> None:
+        """REP OUTS."""
+        self.ports.write_string(port, width, memoryview(bytearray(data)))
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        """Turn the engine until `condition` holds."""
+        assert self.engine.run_until(lambda: bool(condition())), "it never happens"
