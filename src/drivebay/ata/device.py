@@ -147,7 +147,7 @@ class Device:
         if self.busy:
             guest_log.warning("ata: %s while busy: ignored", name_of(self.taskfile.command))
             return
-        self.issued = TaskFile.restore(self.taskfile.save())
+        self.issued = self.taskfile.copy()
         self._begin(partial(self.parse, self.taskfile))
 
     def _begin(self, parse: Callable[[], Command]) -> None:
@@ -406,7 +406,7 @@ class Device:
 
     def _sign(self) -> None:
         self.taskfile.count = self.taskfile.lba_low = 1
-        self.taskfile.lba_mid, self.taskfile.lba_high = self.signature & 0xFF, self.signature >> 8
+        self.taskfile.lba_mid_high = self.signature
         self.taskfile.device = 0
 
     # -- saving ----------------------------------------------------------------------------------

@@ -230,7 +230,7 @@ class AtaDisk(Device):
 
     def _chs_address(self, taskfile: TaskFile) -> int:
         lba = self.geometry.lba(
-            taskfile.byte_count, taskfile.device & HEAD, taskfile.lba_low & 0xFF
+            taskfile.lba_mid_high, taskfile.device & HEAD, taskfile.lba_low & 0xFF
         )
         if lba is None:
             raise Aborted(ABRT | IDNF, f"not in {self.geometry}")
@@ -244,7 +244,7 @@ class AtaDisk(Device):
             taskfile.lba28 = lba
         else:
             cylinder, head, sector = self.geometry.chs(lba)
-            taskfile.lba_low, taskfile.byte_count = sector, cylinder
+            taskfile.lba_low, taskfile.lba_mid_high = sector, cylinder
             taskfile.device = taskfile.device & ~HEAD | head & HEAD
 
     def do_NOP(self, taskfile: TaskFile) -> Command:
@@ -420,7 +420,7 @@ class AtaDisk(Device):
     def do_SMART(self, taskfile: TaskFile) -> Command:
         """Subcommands by the features register; LBA mid and high hold the key (ACS-2 7.52)."""
         smart, feature = self.smart, taskfile.features & 0xFF
-        if taskfile.byte_count != SMART_KEY:
+        if taskfile.lba_mid_high != SMART_KEY:
             raise Aborted(why="not the SMART key")
         if feature == SmartFeature.ENABLE_OPERATIONS:
             return Action(partial(setattr, smart, "enabled", True))
@@ -445,7 +445,7 @@ class AtaDisk(Device):
             SmartFeature.ATTRIBUTE_AUTOSAVE: partial(setattr, smart, "autosave", count != 0),
             SmartFeature.SAVE_ATTRIBUTES: lambda: None,
             SmartFeature.RETURN_STATUS: partial(
-                setattr, taskfile, "byte_count", SMART_FAILING if smart.failing else SMART_KEY
+                setattr, taskfile, "lba_mid_high", SMART_FAILING if smart.failing else SMART_KEY
             ),
         }
         if feature not in actions:

@@ -126,7 +126,7 @@ class PacketDevice(Device):
             return super().describe(issued)
         known = self._cdb and self._cdb[0] in ScsiOpcode._value2member_map_
         name = ScsiOpcode(self._cdb[0]).name.replace("_", " ") if known else "unknown"
-        way = "DMA" if issued.features & DMA else f"limit={issued.byte_count:#x}"
+        way = "DMA" if issued.features & DMA else f"limit={issued.lba_mid_high:#x}"
         return f"PACKET {name} [{self._cdb.hex(' ')}] {way}"
 
     # -- reset and saving ------------------------------------------------------------------------
@@ -190,7 +190,7 @@ class _Execution(Command):
     def __init__(self, device: PacketDevice, taskfile: TaskFile, task: Task) -> None:
         self._device, self._taskfile, self._task = device, taskfile, task
         self.length, self.unit = task.length, task.unit
-        dma, limit = device.issued.features & DMA, device.issued.byte_count
+        dma, limit = device.issued.features & DMA, device.issued.lba_mid_high
         if task.direction is Direction.NONE or not task.length:
             return
         inward = task.direction is Direction.IN
@@ -219,7 +219,7 @@ class _Execution(Command):
     def show_block(self, size: int) -> None:
         """Which way the block goes, and how long it is."""
         self._taskfile.count = IO if self._task.direction is Direction.IN else 0
-        self._taskfile.byte_count = size
+        self._taskfile.lba_mid_high = size
 
     def ended(self, offset: int, failure: Exception | None) -> int:
         """Status, and the sense key of what failed."""

@@ -7,70 +7,104 @@ are one number, previous byte above the current one. A FIS fills the same regist
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Final, Self
 
 from drivebay.ata.registers import DeviceRegister
 
 __all__ = ["TaskFile"]
 
 HEAD = int(DeviceRegister.HEAD)
+FEATURES, COUNT, LOW, MID, HIGH, DEVICE = range(1, 7)
+SIZE: Final = 8
 
 
-@dataclass(slots=True)
 class TaskFile:
-    """The Command Block registers as the host wrote them, and as the device left them."""
+    """The Command Block registers as the host wrote them, and as the device left them.
 
-    features: int = 0
-    count: int = 0
-    lba_low: int = 0
-    lba_mid: int = 0
-    lba_high: int = 0
-    device: int = 0
-    command: int = 0
+    `registers` are numbered as in the Command Block: 1 is Features, 2 Count, 3 to 5 the LBA ones.
+    """
+
+    __slots__ = ("command", "device", "registers")
+
+    def __init__(self) -> None:
+        self.registers = [0] * SIZE
+        self.device = 0
+        self.command = 0
+
+    def copy(self) -> TaskFile:
+        """The registers as they are now."""
+        other = TaskFile()
+        other.registers[:] = self.registers
+        other.device, other.command = self.device, self.command
+        return other
+
+    @property
+    def features(self) -> int:
+        """Subcommands and flags."""
+        return self.registers[FEATURES]
+
+    @features.setter
+    def features(self, value: int) -> None:
+        self.registers[FEATURES] = value
+
+    @property
+    def count(self) -> int:
+        """Sectors, or what else a command counts."""
+        return self.registers[COUNT]
+
+    @count.setter
+    def count(self, value: int) -> None:
+        self.registers[COUNT] = value
+
+    @property
+    def lba_low(self) -> int:
+        """LBA bits 7 to 0 and 31 to 24, or the sector."""
+        return self.registers[LOW]
+
+    @lba_low.setter
+    def lba_low(self, value: int) -> None:
+        self.registers[LOW] = value
 
     @property
     def lba28(self) -> int:
         """The 28-bit address, its top four bits in Device; also cylinder, head and sector."""
-        return (
-            (self.device & HEAD) << 24
-            | (self.lba_high & 0xFF) << 16
-            | (self.lba_mid & 0xFF) << 8
-            | self.lba_low & 0xFF
-        )
+        _, _, _, low, mid, high, _, _ = self.registers
+        return (self.device & HEAD) << 24 | (high & 0xFF) << 16 | (mid & 0xFF) << 8 | low & 0xFF
 
     @lba28.setter
     def lba28(self, value: int) -> None:
-        self.lba_low, self.lba_mid, self.lba_high = (value >> at & 0xFF for at in (0, 8, 16))
+        self.registers[LOW : HIGH + 1] = (value >> at & 0xFF for at in (0, 8, 16))
         self.device = self.device & ~HEAD | value >> 24 & HEAD
 
     @property
     def lba48(self) -> int:
         """The 48-bit address: the previous bytes are its upper half."""
-        low, mid, high = self.lba_low, self.lba_mid, self.lba_high
+        _, _, _, low, mid, high, _, _ = self.registers
         current = (high & 0xFF) << 16 | (mid & 0xFF) << 8 | low & 0xFF
         return ((high & 0xFF00) << 8 | mid & 0xFF00 | low >> 8) << 24 | current
 
     @lba48.setter
     def lba48(self, value: int) -> None:
-        self.lba_low, self.lba_mid, self.lba_high = (
+        self.registers[LOW : HIGH + 1] = (
             value >> at & 0xFF | (value >> at + 24 & 0xFF) << 8 for at in (0, 8, 16)
         )
 
     @property
-    def byte_count(self) -> int:
-        """What the LBA mid and high registers hold for PACKET (section 8.23)."""
-        return (self.lba_high & 0xFF) << 8 | self.lba_mid & 0xFF
+    def lba_mid_high(self) -> int:
+        """LBA mid and high as one number: the cylinder, a packet's byte count, a signature."""
+        return (self.registers[HIGH] & 0xFF) << 8 | self.registers[MID] & 0xFF
 
-    @byte_count.setter
-    def byte_count(self, value: int) -> None:
-        self.lba_mid, self.lba_high = value & 0xFF, value >> 8 & 0xFF
+    @lba_mid_high.setter
+    def lba_mid_high(self, value: int) -> None:
+        self.registers[MID], self.registers[HIGH] = value & 0xFF, value >> 8 & 0xFF
 
-    def save(self) -> dict[str, int]:
-        """The registers by name."""
-        return asdict(self)
+    def save(self) -> list[int]:
+        """The registers in order."""
+        return [*self.registers[:DEVICE], self.device, self.command]
 
     @classmethod
-    def restore(cls, state: dict[str, int]) -> Self:
+    def restore(cls, state: list[int]) -> Self:
         """The registers that `save` gave."""
-        return cls(**state)
+        self = cls()
+        *self.registers[:DEVICE], self.device, self.command = state
+        return self

@@ -61,9 +61,9 @@ class PortRegion:
 class _Claim(NamedTuple):
     base: int
     end: int
-    region: PortRegion
     read: Callable[[int, int], int]
     write: Callable[[int, int, int], Hold | None]
+    region: PortRegion
 
 
 class PortSpace:
@@ -79,7 +79,7 @@ class PortSpace:
 
     def map(self, base: int, region: PortRegion) -> Callable[[], None]:
         """Put `region` at `base`; what lies past port 0xFFFF is not seen. Returns what ends it."""
-        claim = _Claim(base, base + region.size, region, region.port_read, region.port_write)
+        claim = _Claim(base, base + region.size, region.port_read, region.port_write, region)
         self._claims.append(claim)
         self._build()
 
@@ -101,18 +101,20 @@ class PortSpace:
         claim = self._table.get(port)
         if claim is None:
             return (1 << 8 * width) - 1
-        if port + width > claim.end:
+        base, end, read, _, _ = claim
+        if port + width > end:
             return self._read_bytes(port, width)
-        return claim.read(port - claim.base, width)
+        return read(port - base, width)
 
     def write(self, port: int, width: int, value: int) -> Hold | None:
         """OUT. Returns a `Hold` if the access is not complete."""
         claim = self._table.get(port)
         if claim is None:
             return None
-        if port + width > claim.end:
+        base, end, _, write, _ = claim
+        if port + width > end:
             return self._write_bytes(port, width, value)
-        return claim.write(port - claim.base, width, value)
+        return write(port - base, width, value)
 
     def read_string(self, port: int, width: int, buffer: memoryview) -> None:
         """REP INS into `buffer`, of whole `width`-byte items, in one go."""

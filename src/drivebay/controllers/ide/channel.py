@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from drivebay.ata.device import Device, Phase, Reset
@@ -38,9 +39,9 @@ class Channel:
     def __init__(self, number: int, memory: GuestMemory, line: Line) -> None:
         self.number = number
         self.drives: list[Device | None] = [None, None]
+        self._attached: tuple[Device, ...] = ()
         self.bus_master = BusMaster(memory)
         self.int13 = EnlightenedInt13(self, memory)
-        self.command_block = CommandBlock.bind(self)
         self._line = line
         self._pending = [False, False]  # a drive wants to interrupt
         self._selected = 0
@@ -51,6 +52,7 @@ class Channel:
         if self.drives[unit] is not None:
             raise ValueError(f"IDE channel {self.number} has a device {unit}")
         self.drives[unit] = drive
+        self._attached = tuple(each for each in self.drives if each is not None)
         drive.wire = self
 
     def detach(self, unit: int) -> Device | None:
@@ -62,6 +64,7 @@ class Channel:
             drive.release()
             drive.wire = None
             self.drives[unit] = None
+            self._attached = tuple(each for each in self._attached if each is not drive)
             self._pending[unit] = False
             self._update_line()
         return drive
@@ -82,22 +85,24 @@ class Channel:
             return self.drives[0]
         return drive
 
-    def _read(self, name: str) -> int:
-        """A register that is two deep."""
+    def read_register(self, number: int) -> int:
+        """Count or one of the LBA registers, by its number in the Command Block."""
         drive = self._shown()
         if drive is None:
             return FLOATING & 0xFF
         if self.drives[self._selected] is None and drive.signature:
             return 0
-        value: int = getattr(drive.taskfile, name)
+        value = drive.taskfile.registers[number]
         return value >> 8 & 0xFF if self._control & HOB else value & 0xFF
 
-    def _write(self, name: str, value: int) -> None:
-        self._control &= ~HOB
-        for drive in self.drives:
-            if drive is not None and not drive.status & WORKING:
-                taskfile = drive.taskfile
-                setattr(taskfile, name, (getattr(taskfile, name) << 8 | value) & 0xFFFF)
+    def write_register(self, number: int, value: int) -> None:
+        """Features, Count or one of the LBA registers: two deep, in both drives."""
+        if self._control & HOB:
+            self._control &= ~HOB
+        for drive in self._attached:
+            if not drive.status & WORKING:
+                registers = drive.taskfile.registers
+                registers[number] = (registers[number] << 8 | value) & 0xFFFF
 
     # -- Command Block ---------------------------------------------------------------------------
 
@@ -107,42 +112,6 @@ class Channel:
         if drive is None:
             return FLOATING & 0xFF
         return 0 if self.drives[self._selected] is None and drive.signature else drive.error
-
-    def write_Features(self, value: int) -> None:
-        """For the next command, as the following."""
-        self._write("features", value)
-
-    def read_Count(self) -> int:
-        """Sector count; a packet's interrupt reason."""
-        return self._read("count")
-
-    def write_Count(self, value: int) -> None:
-        """Two deep."""
-        self._write("count", value)
-
-    def read_LBALow(self) -> int:
-        """LBA bits 7 to 0, or the sector."""
-        return self._read("lba_low")
-
-    def write_LBALow(self, value: int) -> None:
-        """Two deep."""
-        self._write("lba_low", value)
-
-    def read_LBAMid(self) -> int:
-        """LBA bits 15 to 8, or the cylinder's low byte."""
-        return self._read("lba_mid")
-
-    def write_LBAMid(self, value: int) -> None:
-        """Two deep."""
-        self._write("lba_mid", value)
-
-    def read_LBAHigh(self) -> int:
-        """LBA bits 23 to 16, or the cylinder's high byte."""
-        return self._read("lba_high")
-
-    def write_LBAHigh(self, value: int) -> None:
-        """Two deep."""
-        self._write("lba_high", value)
 
     def read_Device(self) -> int:
         """As written; the address bits as the last command left them."""
@@ -156,8 +125,8 @@ class Channel:
     def write_Device(self, value: int) -> None:
         """Select a drive."""
         self._control &= ~HOB
-        for drive in self.drives:
-            if drive is not None and not drive.status & WORKING:
+        for drive in self._attached:
+            if not drive.status & WORKING:
                 drive.taskfile.device = value
         self._selected = 1 if value & DEV else 0
         self._update_line()
@@ -174,9 +143,8 @@ class Channel:
         self._control &= ~HOB
         if value == Opcode.EXECUTE_DEVICE_DIAGNOSTIC:
             self._selected = 0
-            for drive in self.drives:
-                if drive is not None:
-                    self._execute(drive, value)
+            for drive in self._attached:
+                self._execute(drive, value)
             self._pending[1] = False  # device 0 tells for both
             self._update_line()
         elif (selected := self.selected) is not None:
@@ -206,14 +174,12 @@ class Channel:
         if value & SRST and not before & SRST:
             self._selected = 0
             self.int13.give_up()
-            for unit, drive in enumerate(self.drives):
-                self._pending[unit] = False
-                if drive is not None:
-                    drive.reset(Reset.SOFTWARE)
+            self._pending = [False, False]
+            for drive in self._attached:
+                drive.reset(Reset.SOFTWARE)
         elif before & SRST and not value & SRST:
-            for drive in self.drives:
-                if drive is not None:
-                    drive.release()
+            for drive in self._attached:
+                drive.release()
         self._update_line()
 
     def reset(self) -> None:
@@ -222,10 +188,9 @@ class Channel:
         self._pending = [False, False]
         self.int13.give_up()
         self.bus_master.reset()
-        for drive in self.drives:
-            if drive is not None:
-                drive.reset(Reset.POWER_ON)
-                drive.release()
+        for drive in self._attached:
+            drive.reset(Reset.POWER_ON)
+            drive.release()
         self._update_line()
 
     # -- data ------------------------------------------------------------------------------------
@@ -349,9 +314,8 @@ class Channel:
         self.bus_master.restore(state["bus_master"])
         self.int13.restore(state["int13"])
         self._line.set(self._pending[self._selected] and not self._control & NIEN)
-        for drive in self.drives:
-            if drive is not None:
-                drive.resume()
+        for drive in self._attached:
+            drive.resume()
 
 
 class CommandPorts(PortRegion):
@@ -363,10 +327,13 @@ class CommandPorts(PortRegion):
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._reads: list[Callable[[], int] | None] = [None] * 8
-        self._writes: list[Callable[[int], None] | None] = [None] * 8
-        for offset, access in channel.command_block.items():
-            self._reads[offset], self._writes[offset] = access.read, access.write
+        self._reads: list[Callable[[], int]] = []
+        self._writes: list[Callable[[int], None]] = []
+        bound = CommandBlock.bind(channel)
+        for number in range(self.size):  # those without a handler are plain, and two deep
+            access = bound[number]
+            self._reads.append(access.read or partial(channel.read_register, number))
+            self._writes.append(access.write or partial(channel.write_register, number))
 
     def port_read(self, offset: int, width: int) -> int:
         """IN."""
@@ -374,9 +341,7 @@ class CommandPorts(PortRegion):
             return self._channel.read_data(width)
         if width != 1:
             return sum(self.port_read(offset + at, 1) << 8 * at for at in range(width))
-        read = self._reads[offset]
-        assert read is not None
-        return read()
+        return self._reads[offset]()
 
     def port_write(self, offset: int, width: int, value: int) -> None:
         """OUT."""
@@ -386,9 +351,7 @@ class CommandPorts(PortRegion):
             for at in range(width):
                 self.port_write(offset + at, 1, value >> 8 * at & 0xFF)
         else:
-            write = self._writes[offset]
-            assert write is not None
-            write(value & 0xFF)
+            self._writes[offset](value & 0xFF)
 
     def port_read_string(self, offset: int, width: int, buffer: memoryview) -> None:
         """REP INS."""
