@@ -237,18 +237,15 @@ class Device:
 
     def _line(self, failure: Exception | None) -> str:
         """One line on the command that has ended."""
-        issued = self.issued
-        line = (
-            f"{self.describe(issued)} -> {Status(self.status)}"
-            f"{f' error {Error(self.error)}' if self.status & ERR else ''}"
-        )
-        return f"{line} ({failure})" if failure is not None else line
+        line = f"{self.describe(self.issued)} -> {self.status:02x}"
+        return f"{line}/{self.error:02x} ({failure})" if failure is not None else line
 
     def describe(self, issued: TaskFile) -> str:
         """The command in `issued` as a person reads it."""
+        _, features, count, *_ = (register & 0xFF for register in issued.registers)
         return (
-            f"{name_of(issued.command)} features={issued.features:#x} count={issued.count:#x} "
-            f"lba={issued.lba48:#x} device={issued.device:#04x}"
+            f"{name_of(issued.command)} features={features:02x} count={count:02x} "
+            f"lba={issued.lba28:07x}"
         )
 
     # -- PIO -------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from drivebay.ata.registers import (
     SetMaxFeature,
     SmartFeature,
     TransferMode,
+    name_of,
 )
 from drivebay.ata.settings import Power, Settings
 from drivebay.ata.smart import Smart
@@ -62,7 +63,7 @@ class _Access(NamedTuple):
     fua: bool = False
 
 
-ACCESSES: Final = {
+ACCESSES: Final[dict[int, _Access]] = {
     Opcode.READ_SECTORS: _Access(PIO_IN),
     Opcode.READ_SECTORS_ONCE: _Access(PIO_IN),
     Opcode.READ_SECTORS_EXT: _Access(PIO_IN, ext=True),
@@ -188,13 +189,24 @@ class AtaDisk(Device):
     def parse(self, taskfile: TaskFile) -> Command:
         """Find the command's method, or its row in the table of accesses."""
         opcode = taskfile.command
-        access = ACCESSES.get(opcode)  # type: ignore[call-overload]
+        access = ACCESSES.get(opcode)
         if access is not None:
             return self._access(taskfile, access)
         handler = HANDLERS.get(opcode)
         if handler is None:
             raise Aborted(why="not implemented")
         return handler(self, taskfile)
+
+    def describe(self, issued: TaskFile) -> str:
+        """Reads and writes by the sectors they name."""
+        access = ACCESSES.get(issued.command)
+        if access is None:
+            return super().describe(issued)
+        lba, count = issued.lba28, issued.count & 0xFF or 0x100
+        if access.ext:
+            lba, count = issued.lba48, issued.count or 0x10000
+        where = f"{lba:#x}" if issued.device & LBA else f"chs {lba:07x}"
+        return f"{name_of(issued.command)} {where}+{count:#x}"
 
     def _access(self, taskfile: TaskFile, access: _Access) -> Command:
         span = self.span(taskfile, access.ext)
