@@ -1,0 +1,1 @@
+"""Machines: where each controller sits. They know nothing of who runs the guest."""
