@@ -13,13 +13,13 @@ from drivebay.scsi.sense import (
     SAVING_PARAMETERS_NOT_SUPPORTED,
     CheckCondition,
 )
-from drivebay.wire import U8, U16, Bit, Bits, Register8, Struct
+from drivebay.wire import U8, U16, U32, Bit, Bits, Register8, Struct
 
 __all__ = ["ModeHeader6", "ModeHeader10", "ModePage", "ModePages", "PageControl"]
 
 ALL_PAGES: Final = 0x3F
 ALL_SUBPAGES: Final = 0xFF
-BLOCK_DESCRIPTOR: Final = 8
+MAX_BLOCK_LENGTH: Final = 0xFFFFFF
 
 
 class PageControl(enum.IntEnum):
@@ -49,6 +49,13 @@ class ModeHeader10(Struct, size=8, byte_order=">"):
     long_lba: U8 = 0
     reserved: U8 = 0
     block_descriptor_length: U16 = 0
+
+
+class BlockDescriptor(Struct, size=8, byte_order=">"):
+    """Mode parameter block descriptor, SPC-4; the block length has 24 bits."""
+
+    number_of_blocks: U32 = 0
+    block_length: U32 = 0
 
 
 class PageCode(Register8):
@@ -101,9 +108,13 @@ class ModePage:
 
 
 class ModePages:
-    """The pages of one device, asked for and changed together."""
+    """The pages of one device, asked for and changed together.
 
-    def __init__(self, pages: Iterable[ModePage]) -> None:
+    Its blocks have `block_length` bytes, and nobody can change that.
+    """
+
+    def __init__(self, pages: Iterable[ModePage], block_length: int) -> None:
+        self._block_length = block_length
         self._pages = {page.code: page for page in sorted(pages, key=lambda page: page.code)}
 
     def sense(self, code: int, subpage: int, control: int) -> bytes:
@@ -122,19 +133,27 @@ class ModePages:
     def select(self, data: bytes, header: type[ModeHeader6 | ModeHeader10]) -> None:
         """Do what the parameter list `data` of MODE SELECT says: all of it, or nothing.
 
-        Block descriptors are passed over: a device of ours has one block length. Raises
-        `CheckCondition`.
+        Raises `CheckCondition`.
         """
         if len(data) < header.size:
             raise CheckCondition(PARAMETER_LIST_LENGTH_ERROR)
         descriptors = header.unpack(data).block_descriptor_length
-        if descriptors % BLOCK_DESCRIPTOR:
-            raise CheckCondition(INVALID_FIELD_IN_PARAMETER_LIST)
-        if len(data) < header.size + descriptors:
+        data = data[header.size :]
+        if len(data) < descriptors:
             raise CheckCondition(PARAMETER_LIST_LENGTH_ERROR)
-        changes = list(self._changes(data[header.size + descriptors :]))
+        if descriptors:
+            self._check_descriptor(data[:descriptors])
+        changes = list(self._changes(data[descriptors:]))
         for page, values in changes:
             page.change(values)
+
+    def _check_descriptor(self, data: bytes) -> None:
+        """One block descriptor may come, if it says what is so anyway."""
+        if len(data) == BlockDescriptor.size:
+            length = BlockDescriptor.unpack(data).block_length & MAX_BLOCK_LENGTH
+            if length == self._block_length:
+                return
+        raise CheckCondition(INVALID_FIELD_IN_PARAMETER_LIST)
 
     def _changes(self, data: bytes) -> Iterable[tuple[ModePage, bytes]]:
         while data:

@@ -148,7 +148,7 @@ class DeviceServer:
     def save(self) -> dict[str, Any]:
         """The state as ints, bools, strings, bytes, lists and dicts."""
         return {
-            "attentions": [[sense.key, sense.asc, sense.ascq] for sense in self._attentions],
+            "attentions": [[int(sense.key), sense.asc, sense.ascq] for sense in self._attentions],
             "pages": self.pages.save(),
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from drivebay.scsi.dvd.medium import BLOCK
 from drivebay.scsi.mode import ModePage, ModePages
 from drivebay.wire import U8, U16, U32, Bit, Bits, Register8, Struct
 
@@ -121,9 +122,8 @@ def pages(drive: Dvd) -> ModePages:
                 PowerCondition(),
                 PowerCondition(idle_standby=0b11, idle_timer=0xFFFFFFFF, standby_timer=0xFFFFFFFF),
             ),
-            ModePage(
-                TimeoutAndProtect(),
-            ),
+            ModePage(TimeoutAndProtect()),
             ModePage(at_first, live=capabilities),
-        ]
+        ],
+        block_length=BLOCK,
     )

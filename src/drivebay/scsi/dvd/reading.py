@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from drivebay.disk.buffers import scatter
 from drivebay.disk.contract import Buffers, byte_length
 from drivebay.scsi import cdb as cdbs
-from drivebay.scsi.dvd.medium import BLOCK, Medium, lba_of
+from drivebay.scsi.dvd.frame import EDC_ECC, HEADER, SYNC, USER_DATA, frame
+from drivebay.scsi.dvd.medium import BLOCK, Medium, Profile, lba_of
 from drivebay.scsi.replies import Action
 from drivebay.scsi.sense import (
     ILLEGAL_MODE_FOR_THIS_TRACK,
@@ -15,6 +17,7 @@ from drivebay.scsi.sense import (
     CheckCondition,
 )
 from drivebay.scsi.task import Direction, Task
+from drivebay.suspend import blocking
 
 if TYPE_CHECKING:
     from drivebay.scsi.dvd.drive import Dvd
@@ -22,14 +25,16 @@ if TYPE_CHECKING:
 __all__ = ["play_audio", "read", "read_cd", "read_cd_msf", "seek", "verify"]
 
 ANY_TYPE, MODE_1 = 0, 2  # expected sector types
+HEADER_CODE: Final = 0b01  # of the header codes; the other is the subheader
+SUB_CHANNELS: Final = 0b111
 VERIFIED_AT_ONCE: Final = 32  # blocks
 
 
 class ReadBlocks(Task):
     """`count` blocks of `medium` from `lba` on, while it stays in the drive.
 
-    Whole blocks go straight into the buffers they are wanted in; a part of one, which a caller
-    should not ask for, is cut out of a copy.
+    Whole blocks go straight into the buffers they are wanted in; parts of one, where a wire cannot
+    move it at once, are cut out of a copy.
     """
 
     direction = Direction.IN
@@ -37,25 +42,50 @@ class ReadBlocks(Task):
 
     def __init__(self, drive: Dvd, medium: Medium, lba: int, count: int) -> None:
         self._drive, self._medium, self._lba = drive, medium, lba
-        self.length = count * BLOCK
+        self.length = count * self.unit
 
     async def transfer(self, offset: int, buffers: Buffers) -> None:
         """Read."""
         length = byte_length(buffers)
         if offset < 0 or offset + length > self.length:
             raise ValueError(f"bytes {offset}+{length} of {self.length}")
-        first, skip = divmod(offset, BLOCK)
-        if not skip and not length % BLOCK:
-            await self._read(first, buffers)
+        first, skip = divmod(offset, self.unit)
+        if not skip and not length % self.unit:
+            await self.read(first, buffers)
             return
-        last = -(-(offset + length) // BLOCK)
-        copy = memoryview(bytearray((last - first) * BLOCK))
-        await self._read(first, [copy])
+        last = -(-(offset + length) // self.unit)
+        copy = memoryview(bytearray((last - first) * self.unit))
+        await self.read(first, [copy])
         scatter(buffers, copy[skip : skip + length])
 
-    async def _read(self, first: int, buffers: Buffers) -> None:
+    async def read(self, first: int, buffers: Buffers) -> None:
+        """Fill `buffers`, whole units, from the task's block `first` on."""
         self._drive.check_medium(self._medium)
         await self._medium.read(self._lba + first, buffers)
+
+
+class ReadFrames(ReadBlocks):
+    """The bytes `part` of `count` sectors."""
+
+    def __init__(self, drive: Dvd, medium: Medium, lba: int, count: int, part: range) -> None:
+        self.unit = len(part)
+        self._part = slice(part.start, part.stop)
+        super().__init__(drive, medium, lba, count)
+
+    async def read(self, first: int, buffers: Buffers) -> None:
+        """Read the blocks and make sectors of them."""
+        count = byte_length(buffers) // self.unit
+        data = memoryview(bytearray(count * BLOCK))
+        await super().read(first, [data])
+        # Most of a millisecond each: too long for the thread that all devices share.
+        sectors = await blocking(partial(self._sectors, self._lba + first, data))
+        scatter(buffers, memoryview(sectors))
+
+    def _sectors(self, lba: int, data: memoryview) -> bytes:
+        return b"".join(
+            frame(lba + at // BLOCK, data[at : at + BLOCK])[self._part]
+            for at in range(0, len(data), BLOCK)
+        )
 
 
 class VerifyBlocks(Task):
@@ -105,18 +135,42 @@ def read_cd_msf(drive: Dvd, cdb: cdbs.ReadCdMsf) -> Task:
 
 
 def _sectors(drive: Dvd, cdb: cdbs.ReadCd | cdbs.ReadCdMsf, lba: int, count: int) -> Task:
-    """The user data of mode 1 sectors, which all are."""
-    flags = cdbs.ReadCdFlags(cdb.flags)
-    if flags.RELADR or cdb.sub_channel_selection & 0b111:
+    """Parts of mode 1 sectors, which all are. What is not stored is computed, on a CD."""
+    flags, selection = cdbs.ReadCdFlags(cdb.flags), cdbs.ReadCdSelection(cdb.selection)
+    if flags.RELADR or selection.C2_ERROR or cdb.sub_channel_selection & SUB_CHANNELS:
         raise CheckCondition(INVALID_FIELD_IN_CDB)
-    selection = cdbs.ReadCdSelection(cdb.selection)
-    wanted = selection & ~1
-    if wanted not in (0, cdbs.ReadCdSelection.USER_DATA):
-        raise CheckCondition(INVALID_FIELD_IN_CDB)
-    task = _blocks(drive, lba, count)
+    part = _selected(selection)
+    medium = drive.loaded()
+    medium.check_range(lba, count)
     if flags.EXPECTED_SECTOR_TYPE not in (ANY_TYPE, MODE_1):
         raise CheckCondition(ILLEGAL_MODE_FOR_THIS_TRACK)
-    return task if wanted else Action()
+    if not count or not part:
+        return Action()
+    if part == USER_DATA:
+        return ReadBlocks(drive, medium, lba, count)
+    if medium.profile != Profile.CD_ROM:
+        raise CheckCondition(ILLEGAL_MODE_FOR_THIS_TRACK)
+    return ReadFrames(drive, medium, lba, count, part)
+
+
+def _selected(selection: cdbs.ReadCdSelection) -> range:
+    """Which bytes of a sector are wanted: they must adjoin. Mode 1 has no subheader to select."""
+    parts = [
+        part
+        for wanted, part in (
+            (selection.SYNC, SYNC),
+            (selection.HEADER_CODES & HEADER_CODE, HEADER),
+            (selection.USER_DATA, USER_DATA),
+            (selection.EDC_ECC, EDC_ECC),
+        )
+        if wanted
+    ]
+    if not parts:
+        return range(0)
+    whole = range(parts[0].start, parts[-1].stop)
+    if len(whole) != sum(map(len, parts)):
+        raise CheckCondition(INVALID_FIELD_IN_CDB)
+    return whole
 
 
 def seek(drive: Dvd, cdb: cdbs.Cdb10) -> Task:
