@@ -119,3 +119,15 @@ def test_the_rest_is_the_disk_below(engine: Engine) -> None:
     disk = StopOnError(below, lambda name, error: True)
     assert disk.resize == below.resize
     assert disk.sector_count == below.sector_count
+
+
+def test_it_closes_when_nothing_is_under_way(engine: Engine) -> None:
+    stand = Stand(engine)
+    closed: list[bool] = []
+    stand.puppet.close = lambda: closed.append(True)  # type: ignore[method-assign]
+    stand.start(stand.disk.read(0, [memoryview(bytearray(512))]))
+    stand.disk.close()
+    assert not closed
+    stand.complete()
+    assert closed == [True]
+    assert stand.ends == [None]

@@ -40,6 +40,8 @@ class StopOnError(Filter):
 
     Only what the host or the medium did counts: a range that is not on the disk or a write to a
     read-only one is the guest's own mistake, and tried again it would fail again.
+
+    It may be closed at any time: `below` is when nothing is under way any more.
     """
 
     kind = "stop-on-error"
@@ -48,6 +50,8 @@ class StopOnError(Filter):
         super().__init__(below)
         self._failed = failed
         self._waiting: dict[_Wait, Resume] = {}
+        self._active = 0
+        self._closing = False
 
     @property
     def held(self) -> int:
@@ -85,10 +89,22 @@ class StopOnError(Filter):
         )
 
     async def _persist(self, name: str, attempt: Callable[[], Operation]) -> None:
-        while True:
-            try:
-                return await attempt()
-            except (IoError, MediumError) as error:
-                if not self._failed(name, error):
-                    raise
-            await _Wait(self._waiting)
+        self._active += 1
+        try:
+            while True:
+                try:
+                    return await attempt()
+                except (IoError, MediumError) as error:
+                    if not self._failed(name, error):
+                        raise
+                await _Wait(self._waiting)
+        finally:
+            self._active -= 1
+            if self._closing and not self._active:
+                self.below.close()
+
+    def close(self) -> None:
+        """Close the disk below, at once or when nothing is under way."""
+        self._closing = True
+        if not self._active:
+            self.below.close()
