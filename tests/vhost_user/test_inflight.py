@@ -6,6 +6,7 @@ import os
 import random
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any, Literal
 
@@ -125,16 +126,29 @@ class Server:
             return True
         return False
 
-    def push(self) -> None:
-        if self.held:
-            head = self.guest.rng.choice(list(self.held))
-            self.queue.push(head, self.held.pop(head)[0])
+    def push(self, most: int = 1) -> None:
+        count = self.guest.rng.randint(min(1, len(self.held)), min(most, len(self.held)))
+        done: list[int] = []
+        for head in self.guest.rng.sample(list(self.held), count):
+            done += (head, self.held.pop(head)[0])
+        if done:
+            self.queue.push_all(done)
 
-    def work(self, steps: int) -> None:
+    def work(self, count: int) -> None:
         self.start()
         rng, guest = self.guest.rng, self.guest
-        for _ in range(steps):
-            rng.choice([guest.add, guest.add, self.pop, self.pop, self.push, self.push, self.end])()
+        for _ in range(count):
+            push = partial(self.push, most=3)
+            steps: list[Callable[[], object]] = [
+                guest.add,
+                guest.add,
+                self.pop,
+                self.pop,
+                push,
+                push,
+                self.end,
+            ]
+            rng.choice(steps)()
 
     def end(self) -> None:
         self.queue.publish()

@@ -65,8 +65,8 @@ class Tracker(Protocol):
     def taken(self, head: int) -> None:
         """A chain was popped."""
 
-    def pushed(self, head: int) -> None:
-        """A chain was given back, and will be visible with the next publish."""
+    def pushed(self, heads: Sequence[int]) -> None:
+        """Chains were given back, and will be visible with the next publish."""
 
     def published(self, used_index: int) -> None:
         """All that was given back is visible to the driver."""

@@ -164,8 +164,7 @@ class SplitQueue(Queue):
                 elements[at : at + len(part)] = array("I", part)
         self._pushed = (self._pushed + len(done) // 2) & 0xFFFF
         if self.tracker is not None:
-            for head in done[::2]:
-                self.tracker.pushed(head)
+            self.tracker.pushed(done[::2])
 
     def publish(self) -> None:
         """Make what was pushed visible, and interrupt the driver if it wants that."""

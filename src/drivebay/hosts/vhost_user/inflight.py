@@ -11,7 +11,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SHRINK, fcntl
 from typing import Final
 
@@ -43,7 +43,12 @@ class SplitTracker:
     LAST_BATCH_HEAD, USED_IDX = 6, 7  # places in the 16-bit view
 
     def __init__(self, area: memoryview, size: int) -> None:
-        self._bytes, self._halves, self._quads = area, area.cast("H"), area.cast("Q")
+        self._bytes, self._halves = area, area.cast("H")
+        # Of each head's `SplitState`:
+        start, step = SplitRegion.size, SplitState.size
+        self._inflight = area[start::step]
+        self._next = self._halves[start // 2 + 3 :: step // 2]
+        self._counters = area.cast("Q")[start // 8 + 1 :: step // 8]
         self._size = size
         self._batch: list[int] = []
         self._counter = 1
@@ -52,18 +57,6 @@ class SplitTracker:
     def length(size: int) -> int:
         """Bytes of the part of a ring of `size`."""
         return SplitRegion.size + SplitState.size * size
-
-    @staticmethod
-    def _inflight(head: int) -> int:
-        return SplitRegion.size + SplitState.size * head
-
-    @staticmethod
-    def _next(head: int) -> int:
-        return (SplitRegion.size + SplitState.size * head) // 2 + 3
-
-    @staticmethod
-    def _counter_of(head: int) -> int:
-        return (SplitRegion.size + SplitState.size * head) // 8 + 1
 
     def recover(self, used_index: int) -> list[int]:
         """The heads that were in flight when the last process ended, oldest first."""
@@ -79,31 +72,34 @@ class SplitTracker:
         for _ in range(min((used_index - halves[self.USED_IDX]) & 0xFFFF, size)):
             if head >= size:
                 break
-            self._bytes[self._inflight(head)] = 0
-            head = halves[self._next(head)]
+            self._inflight[head] = 0
+            head = self._next[head]
         halves[self.USED_IDX] = used_index
-        flying = [head for head in range(size) if self._bytes[self._inflight(head)]]
-        flying.sort(key=lambda head: self._quads[self._counter_of(head)])
+        flying = [head for head in range(size) if self._inflight[head]]
+        flying.sort(key=lambda head: self._counters[head])
         if flying:
-            self._counter = (self._quads[self._counter_of(flying[-1])] + 1) & (1 << 63) - 1
+            self._counter = (self._counters[flying[-1]] + 1) & (1 << 63) - 1
         return flying
 
     def taken(self, head: int) -> None:
         """A chain was popped."""
-        self._quads[self._counter_of(head)] = self._counter
+        self._counters[head] = self._counter
         self._counter += 1
-        self._bytes[self._inflight(head)] = 1
+        self._inflight[head] = 1
 
-    def pushed(self, head: int) -> None:
-        """A chain was pushed, and will be visible with the next publish."""
-        self._halves[self._next(head)] = self._halves[self.LAST_BATCH_HEAD]
-        self._halves[self.LAST_BATCH_HEAD] = head
-        self._batch.append(head)
+    def pushed(self, heads: Sequence[int]) -> None:
+        """Chains were pushed, and will be visible with the next publish."""
+        halves, following = self._halves, self._next
+        last = halves[self.LAST_BATCH_HEAD]
+        for head in heads:
+            following[head] = last
+            halves[self.LAST_BATCH_HEAD] = last = head
+        self._batch += heads
 
     def published(self, used_index: int) -> None:
         """All that was pushed is visible to the driver."""
         for head in self._batch:
-            self._bytes[self._inflight(head)] = 0
+            self._inflight[head] = 0
         self._batch.clear()
         self._halves[self.USED_IDX] = used_index
 
