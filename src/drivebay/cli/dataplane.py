@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from drivebay.cli.controllers import ControllerConfig
+from drivebay.cli.signals import signals
 from drivebay.controllers.virtio.block import BlockDevice
 from drivebay.disk.contract import Disk
 from drivebay.disk.errors import DiskError
@@ -65,7 +64,7 @@ class DataPlane:
 
         `ready` is called when a signal can no longer be missed.
         """
-        with _signals(
+        with signals(
             self._engine,
             {
                 signal.SIGTERM: self._engine.stop,
@@ -115,29 +114,3 @@ class DataPlane:
             }
             for controller, device in zip(self._controllers, self._devices, strict=True)
         ]
-
-
-@contextlib.contextmanager
-def _signals(engine: Engine, handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    """Have signals call back; afterwards they are ignored, for the end must not be cut short.
-
-    Python runs a handler between two instructions: the pipe makes sure that there is a next one.
-    """
-    receive, send = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def wake() -> None:
-        os.read(receive, 4096)
-
-    engine.watch(receive, wake)
-    signal.set_wakeup_fd(send, warn_on_full_buffer=False)
-    for number, call in handlers.items():
-        signal.signal(number, lambda *_, call=call: call())
-    try:
-        yield
-    finally:
-        for number in handlers:
-            signal.signal(number, signal.SIG_IGN)
-        signal.set_wakeup_fd(-1)
-        engine.unwatch(receive)
-        os.close(receive)
-        os.close(send)

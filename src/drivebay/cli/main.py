@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "completion": "Print the completion script of a shell.",
     "demo": "Boot a small Linux guest on a drivebay disk and show what it does.",
     "disk": "Look at disks, and create them.",
+    "qtest": "Run a machine for device tests written for QEMU's qtest.",
     "serve": "Serve controllers with disks to virtual machines.",
 }
 

@@ -1,0 +1,163 @@
+"""``drivebay qtest``."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from drivebay.cli.controllers import (
+    ControllerConfig,
+    controller_options,
+    ide_drives,
+    parse_controllers,
+)
+from drivebay.cli.errors import CliError
+from drivebay.cli.ide import IdeDrive, open_ide
+from drivebay.disk.scanner import Scanner, SpecError
+from drivebay.disk.spec import parse
+
+if TYPE_CHECKING:
+    from drivebay.hosts.qtest.runstate import RunState
+    from drivebay.platform.engine import Engine
+    from drivebay.platform.machine import Machine
+
+__all__ = ["command"]
+
+MIB: Final = 1 << 20
+LEAST, MOST = MIB, 2048 * MIB
+MACHINES: Final = ("pc", "q35", "virt")
+
+
+@click.command(name="qtest")
+@click.option(
+    "--machine", type=click.Choice(MACHINES), default="pc", show_default=True, help="QEMU's name."
+)
+@click.option("--qtest", "qtest_path", required=True, metavar="PATH", help="A listening socket.")
+@click.option("--qmp", "qmp_path", metavar="PATH", help="Another one.")
+@click.option("-m", "--m", "memory", default="128M", show_default=True, help="The guest's memory.")
+@click.option("--legacy", is_flag=True, help="virt: virtio-mmio says that it is version 1.")
+@controller_options
+def command(
+    machine: str,
+    qtest_path: str,
+    qmp_path: str | None,
+    memory: str,
+    legacy: bool,
+    virtio_blk: Sequence[str],
+    ide: Sequence[str],
+    controllers: Sequence[str],
+    disks: Sequence[str],
+) -> int:
+    """Run a machine for device tests that speak QEMU's qtest protocol.
+
+    It connects to two UNIX sockets, as QEMU does, on which the test listens: qtest for registers,
+    memory and interrupts, QMP for the rest. It ends, with status 0, when the test hangs up, says
+    quit or sends SIGTERM.
+
+    \b
+    drivebay qtest --machine pc --qtest /tmp/qtest.sock --qmp /tmp/qmp.sock --ide mem:64M
+    """
+    from drivebay.cli.signals import signals
+    from drivebay.hosts.qtest.runstate import RunState
+    from drivebay.hosts.qtest.server import QtestHost
+    from drivebay.platform.engine import Engine
+
+    configs = parse_controllers(virtio_blk, controllers, disks, ide, may_be_none=True)
+    _check(machine, configs, legacy)
+    ram_size = _ram_size(memory)
+    with ExitStack() as stack:
+        engine = Engine()
+        stack.callback(engine.close)
+        state = RunState()
+        built = _build(machine, engine, ram_size, legacy)
+        _plug(built, state, configs, stack)
+        qtest = _connect("--qtest", qtest_path)
+        qmp = None if qmp_path is None else _connect("--qmp", qmp_path)
+        handlers = {signal.SIGTERM: engine.stop, signal.SIGINT: engine.stop}
+        with signals(engine, handlers):
+            host = QtestHost(built, state, qtest, qmp)
+            engine.run()
+        host.close()
+    return 0
+
+
+def _check(machine: str, configs: Sequence[ControllerConfig], legacy: bool) -> None:
+    """Raise `CliError` for a controller that the machine has no place for."""
+    wanted = {"pc": "ide", "virt": "virtio-blk"}.get(machine)
+    for config in configs:
+        if config.kind != wanted:
+            carries = f"it has a place for {wanted}" if wanted else "nothing goes there yet"
+            raise CliError(f"--machine {machine} has no place for {config.kind}", carries)
+    if machine == "virt" and len(configs) > 1:
+        raise CliError("--machine virt has one virtio-mmio transport", "leave one --virtio-blk")
+    if legacy and machine != "virt":
+        raise CliError(f"--legacy makes no sense with --machine {machine}", "--machine virt")
+
+
+def _ram_size(text: str) -> int:
+    scanner = Scanner(text, lambda _: parse("mem:1M"))
+    size = scanner.size()
+    if scanner.next:
+        raise SpecError(text, scanner.position, "the end of the size")
+    if not LEAST <= size <= MOST or size % MIB:
+        raise CliError(f"--m {text}", "1M to 2048M, in steps of 1M")
+    return size
+
+
+def _build(machine: str, engine: Engine, ram_size: int, legacy: bool) -> Machine:
+    if machine == "virt":
+        from drivebay.machines.virt import Virt
+
+        return Virt(ram_size, engine, version=1 if legacy else 2)
+    if machine == "q35":
+        from drivebay.machines.q35 import Q35
+
+        return Q35(ram_size, engine)
+    from drivebay.machines.ide import PcWithIde
+
+    return PcWithIde(ram_size, engine)
+
+
+def _plug(
+    machine: Machine, state: RunState, configs: Sequence[ControllerConfig], stack: ExitStack
+) -> None:
+    """Open the disks, and put them into the machine by QEMU's names."""
+    for drive in ide_drives(configs):
+        disk = state.guard(open_ide(drive), drive.name, stop=drive.on_error == "stop")
+        stack.callback(disk.close)
+        machine.plug("ide-cd" if drive.dvd else "ide-hd", drive.name, disk, _properties(drive))
+    for config in configs:
+        for attached in config.disks:
+            disk = state.guard(attached.attachment.disk.open(attached.read_only), config.id)
+            stack.callback(disk.close)
+            options: dict[str, Any] = {
+                "serial": attached.serial,
+                "num-queues": config.queues,
+                "queue-size": config.queue_size,
+                "packed": config.packed,
+            }
+            machine.plug("virtio-blk-device", config.id, disk, options)
+
+
+def _properties(drive: IdeDrive) -> dict[str, object]:
+    channel, unit = drive.place
+    named = {"serial": drive.serial, "model": drive.model, "ver": drive.firmware}
+    return {"bus": f"ide.{channel}", "unit": unit} | {k: v for k, v in named.items() if v}
+
+
+def _connect(option: str, path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.connect(path.removeprefix("unix:"))
+    except OSError as error:
+        connection.close()
+        raise CliError(
+            f"{option} {path}: {error.strerror or error}",
+            "the test must listen there before it starts drivebay",
+        ) from None
+    return connection
