@@ -1,0 +1,63 @@
+"""A PC with drives, and SeaBIOS to boot it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from drivebay.controllers.ide import PiixIde
+from drivebay.guests.errors import GuestError
+from drivebay.guests.qemu import find_qemu
+from drivebay.hosts.emulator.unicorn_cpu import End, X86Cpu
+from drivebay.machines.pc import Pc
+from drivebay.platform.engine import Engine
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine(workers=0)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def seabios() -> bytes:
+    try:
+        return find_qemu().firmware("seabios/bios-256k.bin").read_bytes()
+    except (GuestError, OSError) as error:
+        pytest.skip(f"SeaBIOS cannot be had: {error}")
+
+
+class Machine:
+    """A PC of which everything is kept that it says."""
+
+    def __init__(self, engine: Engine, firmware: bytes) -> None:
+        self.serial, self.debug = bytearray(), bytearray()
+        self.engine = engine
+        self.pc = Pc(
+            engine, 32 << 20, firmware=firmware, serial=self.serial.extend, debug=self.debug.extend
+        )
+        self.ide = PiixIde(self.pc.memory, (self.pc.line(14), self.pc.line(15)))
+        self.pc.bus.plug(1, 1, self.ide)
+        self.cpu = X86Cpu(self.pc)
+
+    def boot(self, timeout: float = 60.0) -> str:
+        """Run until the guest halts for good; what it said on the serial port."""
+        assert self.cpu.run(timeout) is End.HALTED, self.debug.decode()
+        return self.serial.decode()
+
+
+@pytest.fixture
+def machine(engine: Engine, seabios: bytes) -> Machine:
+    return Machine(engine, seabios)
+
+
+@pytest.fixture
+def commands(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """The names of the commands that the drives have had."""
+    caplog.set_level(logging.DEBUG, logger="drivebay.ata")
+    return lambda: [
+        record.getMessage() for record in caplog.records if record.name == "drivebay.ata"
+    ]
