@@ -145,7 +145,8 @@ def test_an_error_is_one_line_and_a_hint() -> None:
 def test_an_unknown_kind_lists_the_kinds_and_guesses() -> None:
     with pytest.raises(SpecError) as caught:
         parse("mendiff:mem:1M")
-    assert caught.value.hint.startswith("did you mean memdiff:? kinds of disk: file, mem, memdiff")
+    kinds = "kinds of disk: file, iso, mem, memdiff"
+    assert caught.value.hint.startswith(f"did you mean memdiff:? {kinds}")
 
 
 @given(st.text(alphabet="memdiff:;,=./1MKx sectorcache", max_size=40))

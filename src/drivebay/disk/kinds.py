@@ -10,7 +10,7 @@ from drivebay.disk.scanner import Opener, Scanner, sector_size
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
 
-__all__ = ["file", "mem", "memdiff"]
+__all__ = ["file", "iso", "mem", "memdiff"]
 
 # The backends are imported when a disk is opened: a command that opens none should start at once.
 
@@ -51,6 +51,18 @@ def file(scanner: Scanner) -> Opener:
         from drivebay.disk.backends.file import FileDisk
 
         return FileDisk(path, read_only=read_only, **values)
+
+    return opener
+
+
+def iso(scanner: Scanner) -> Opener:
+    """``iso:PATH``: what is always read-only, in sectors of 2048 bytes."""
+    path = scanner.word("a path")
+
+    def opener(read_only: bool) -> Disk:
+        from drivebay.disk.backends.file import FileDisk
+
+        return FileDisk(path, read_only=True, sector_size=2048)
 
     return opener
 

@@ -62,6 +62,7 @@ register(Kind("mem", "mem:SIZE[;sector=N]", kinds.mem))
 register(
     Kind("file", "file:PATH[;direct][;cache=MODE][;create=SIZE][;sector=N]", kinds.file),
 )
+register(Kind("iso", "iso:PATH", kinds.iso))
 register(Kind("memdiff", "memdiff:DISK", kinds.memdiff))
 
 

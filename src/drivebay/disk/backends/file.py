@@ -149,15 +149,16 @@ def _open(path: str, read_only: bool, direct: bool) -> int:
             raise DiskOpenError(
                 f"{path}: this file system has no direct I/O", "leave out ;direct or ;cache"
             ) from error
-        raise _cannot_open(path, error) from error
+        raise _cannot_open(path, error, makes=not read_only) from error
 
 
-def _cannot_open(path: str, error: OSError) -> DiskOpenError:
+def _cannot_open(path: str, error: OSError, makes: bool = True) -> DiskOpenError:
     folder = os.path.dirname(path) or "."
     hint = ""
     if error.errno == errno.ENOENT:
         missing_folder = not os.path.isdir(folder)
-        hint = f"there is no folder {folder}" if missing_folder else "add ;create=SIZE to make it"
+        make = "add ;create=SIZE to make it" if makes else ""
+        hint = f"there is no folder {folder}" if missing_folder else make
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         readable = os.access(path, os.R_OK)
         hint = "add ,ro to open it read-only" if readable else f"check the permissions of {path}"
