@@ -10,6 +10,7 @@ from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.errors import InvalidInput
 from drivebay.scsi import cdb
 from drivebay.scsi.dvd import Dvd, PhysicalInterface
+from drivebay.scsi.dvd import cdb as mmc
 from drivebay.scsi.dvd.medium import LARGEST_CD, lba_of, msf
 from drivebay.wire import Struct
 from tests.scsi.support import BLOCK, READ_CAPACITY, BigDisk, disc, perform, quiet, sense
@@ -102,19 +103,19 @@ def test_report_luns() -> None:
 
 def test_toc() -> None:
     drive = quiet(disc(64)[0])
-    toc = perform(drive, cdb.ReadTocPmaAtip(allocation_length=804))
+    toc = perform(drive, mmc.ReadTocPmaAtip(allocation_length=804))
     assert toc == bytes.fromhex("0012 01 01 00140100 00000000 0014aa00 00000040")
-    toc = perform(drive, cdb.ReadTocPmaAtip(flags=2, allocation_length=804))
+    toc = perform(drive, mmc.ReadTocPmaAtip(flags=2, allocation_length=804))
     assert toc == bytes.fromhex("0012 01 01 00140100 00000200 0014aa00 00000240")
-    toc = perform(drive, cdb.ReadTocPmaAtip(track_session_number=0xAA, allocation_length=804))
+    toc = perform(drive, mmc.ReadTocPmaAtip(track_session_number=0xAA, allocation_length=804))
     assert toc == bytes.fromhex("000a 01 01 0014aa00 00000040")
-    assert sense(drive, cdb.ReadTocPmaAtip(track_session_number=2)) == (5, 0x24, 0)
+    assert sense(drive, mmc.ReadTocPmaAtip(track_session_number=2)) == (5, 0x24, 0)
 
 
 @pytest.mark.parametrize("byte", ["format", "control"])
 def test_toc_of_sessions(byte: str) -> None:
     drive = quiet(disc(64)[0])
-    asked = cdb.ReadTocPmaAtip(allocation_length=804)
+    asked = mmc.ReadTocPmaAtip(allocation_length=804)
     setattr(asked, byte, {"format": 1, "control": 0x40}[byte])
     toc = perform(drive, asked)
     assert toc == bytes.fromhex("000a 01 01 00140100 00000000")
@@ -122,7 +123,7 @@ def test_toc_of_sessions(byte: str) -> None:
 
 def test_full_toc() -> None:
     drive = quiet(disc(64)[0])
-    toc = perform(drive, cdb.ReadTocPmaAtip(format=2, allocation_length=804))
+    toc = perform(drive, mmc.ReadTocPmaAtip(format=2, allocation_length=804))
     assert u16(toc) == len(toc) - 2 == 46
     points = {toc[at + 3]: toc[at + 8 : at + 11] for at in range(4, len(toc), 11)}
     assert points == {
@@ -131,31 +132,31 @@ def test_full_toc() -> None:
         0xA2: bytes([0, 2, 64]),
         1: bytes([0, 2, 0]),
     }
-    assert sense(drive, cdb.ReadTocPmaAtip(format=2, track_session_number=2)) == (5, 0x24, 0)
-    assert sense(drive, cdb.ReadTocPmaAtip(format=5)) == (5, 0x24, 0)
+    assert sense(drive, mmc.ReadTocPmaAtip(format=2, track_session_number=2)) == (5, 0x24, 0)
+    assert sense(drive, mmc.ReadTocPmaAtip(format=5)) == (5, 0x24, 0)
 
 
 def test_sub_channel() -> None:
     drive = quiet(disc()[0])
-    assert perform(drive, cdb.ReadSubChannel(allocation_length=99)) == bytes([0, 0x15, 0, 0])
-    asked = cdb.ReadSubChannel(flags=2, subq=0x40, format=1, allocation_length=99)
+    assert perform(drive, mmc.ReadSubChannel(allocation_length=99)) == bytes([0, 0x15, 0, 0])
+    asked = mmc.ReadSubChannel(flags=2, subq=0x40, format=1, allocation_length=99)
     position = perform(drive, asked)
     assert position == bytes.fromhex("0015000c 01140101 00000200 00000000")
-    number = perform(drive, cdb.ReadSubChannel(subq=0x40, format=2, allocation_length=99))
+    number = perform(drive, mmc.ReadSubChannel(subq=0x40, format=2, allocation_length=99))
     assert (u16(number, 2), len(number), number[8]) == (20, 24, 0)
-    assert sense(drive, cdb.ReadSubChannel(subq=0x40, format=3)) == (5, 0x24, 0)
-    assert sense(drive, cdb.ReadSubChannel(subq=0x40, format=0)) == (5, 0x24, 0)
+    assert sense(drive, mmc.ReadSubChannel(subq=0x40, format=3)) == (5, 0x24, 0)
+    assert sense(drive, mmc.ReadSubChannel(subq=0x40, format=0)) == (5, 0x24, 0)
 
 
 def test_disc_and_track_information() -> None:
     drive = quiet(disc(64)[0])
-    information = perform(drive, cdb.ReadDiscInformation(allocation_length=99))
+    information = perform(drive, mmc.ReadDiscInformation(allocation_length=99))
     assert (u16(information), len(information)) == (32, 34)
     assert information[2:9] == bytes([0x0E, 1, 1, 1, 1, 0x20, 0])
-    assert sense(drive, cdb.ReadDiscInformation(data_type=1)) == (5, 0x24, 0)
+    assert sense(drive, mmc.ReadDiscInformation(data_type=1)) == (5, 0x24, 0)
 
     for kind, number in ((0, 0), (0, 63), (1, 1), (2, 1)):
-        asked = cdb.ReadTrackInformation(
+        asked = mmc.ReadTrackInformation(
             flags=kind, logical_block_address_track_session_number=number, allocation_length=99
         )
         track = perform(drive, asked)
@@ -169,7 +170,7 @@ def test_disc_and_track_information() -> None:
         (3, 1, (5, 0x24, 0)),
         (4, 0, (5, 0x24, 0)),
     ):
-        asked = cdb.ReadTrackInformation(
+        asked = mmc.ReadTrackInformation(
             flags=flags, logical_block_address_track_session_number=number
         )
         assert sense(drive, asked) == expected
@@ -194,7 +195,7 @@ def features(data: bytes) -> dict[int, tuple[int, bytes]]:
 )
 def test_get_configuration(blocks: int, profile: int) -> None:
     drive = Dvd(BigDisk(blocks) if blocks else None, serial="DB-17")
-    data = perform(drive, cdb.GetConfiguration(allocation_length=0xFFFF))
+    data = perform(drive, mmc.GetConfiguration(allocation_length=0xFFFF))
     assert (u32(data), u16(data, 6)) == (len(data) - 4, profile)
     found = features(data)
     codes = [0, 1, 2, 3, 0x10, 0x1E, 0x1F, 0x100, 0x105, 0x107, 0x108]
@@ -208,32 +209,32 @@ def test_get_configuration(blocks: int, profile: int) -> None:
     assert found[0x108][1] == b"DB-17   "
     assert all(len(body) % 4 == 0 for _, body in found.values())
 
-    current = perform(drive, cdb.GetConfiguration(flags=1, allocation_length=0xFFFF))
+    current = perform(drive, mmc.GetConfiguration(flags=1, allocation_length=0xFFFF))
     assert features(current) == {code: it for code, it in found.items() if it[0] & 1}
-    later = cdb.GetConfiguration(starting_feature_number=0x1F, allocation_length=0xFFFF)
+    later = mmc.GetConfiguration(starting_feature_number=0x1F, allocation_length=0xFFFF)
     assert list(features(perform(drive, later))) == [code for code in codes if code >= 0x1F]
-    one = cdb.GetConfiguration(flags=2, starting_feature_number=0x1F, allocation_length=0xFFFF)
+    one = mmc.GetConfiguration(flags=2, starting_feature_number=0x1F, allocation_length=0xFFFF)
     assert features(perform(drive, one)) == {0x1F: found[0x1F]}
-    none = cdb.GetConfiguration(flags=2, starting_feature_number=0x20, allocation_length=0xFFFF)
+    none = mmc.GetConfiguration(flags=2, starting_feature_number=0x20, allocation_length=0xFFFF)
     assert perform(drive, none) == struct.pack(">IHH", 4, 0, profile)
-    assert sense(drive, cdb.GetConfiguration(flags=3)) == (5, 0x24, 0)
+    assert sense(drive, mmc.GetConfiguration(flags=3)) == (5, 0x24, 0)
 
 
 def test_dvd_structure() -> None:
     drive = quiet(BigDisk(2_000_000))
-    physical = perform(drive, cdb.ReadDiscStructure(allocation_length=0xFFFF))
+    physical = perform(drive, mmc.ReadDiscStructure(allocation_length=0xFFFF))
     assert (u16(physical), len(physical)) == (2050, 2052)
     assert (u32(physical, 8), u32(physical, 12)) == (0x30000, 0x30000 + 1_999_999)
-    copyright_ = perform(drive, cdb.ReadDiscStructure(format=1, allocation_length=0xFFFF))
+    copyright_ = perform(drive, mmc.ReadDiscStructure(format=1, allocation_length=0xFFFF))
     assert copyright_ == bytes([0, 6, *bytes(6)])
-    manufacturing = perform(drive, cdb.ReadDiscStructure(format=4, allocation_length=0xFFFF))
+    manufacturing = perform(drive, mmc.ReadDiscStructure(format=4, allocation_length=0xFFFF))
     assert manufacturing == bytes([8, 2, *bytes(2050)])
-    known = perform(drive, cdb.ReadDiscStructure(format=0xFF, allocation_length=0xFFFF))
+    known = perform(drive, mmc.ReadDiscStructure(format=0xFF, allocation_length=0xFFFF))
     assert [known[at] for at in range(4, len(known), 4)] == [0, 1, 4]
-    assert sense(drive, cdb.ReadDiscStructure(format=3)) == (5, 0x24, 0)
-    assert sense(drive, cdb.ReadDiscStructure(layer_number=1)) == (5, 0x24, 0)
-    assert sense(drive, cdb.ReadDiscStructure(media_type=1)) == (5, 0x24, 0)
-    assert sense(quiet(disc()[0]), cdb.ReadDiscStructure()) == (5, 0x30, 2)
+    assert sense(drive, mmc.ReadDiscStructure(format=3)) == (5, 0x24, 0)
+    assert sense(drive, mmc.ReadDiscStructure(layer_number=1)) == (5, 0x24, 0)
+    assert sense(drive, mmc.ReadDiscStructure(media_type=1)) == (5, 0x24, 0)
+    assert sense(quiet(disc()[0]), mmc.ReadDiscStructure()) == (5, 0x30, 2)
 
 
 def test_performance() -> None:
@@ -242,7 +243,7 @@ def test_performance() -> None:
     def get(most: int = 4, kind: int = 0, flags: int = 0x10) -> bytes:
         return perform(
             drive,
-            cdb.GetPerformance(data_type=flags, maximum_number_of_descriptors=most, type=kind),
+            mmc.GetPerformance(data_type=flags, maximum_number_of_descriptors=most, type=kind),
         )
 
     assert get() == struct.pack(">IBBHIIII", 20, 0, 0, 0, 0, 22160, 63, 22160)
@@ -250,17 +251,17 @@ def test_performance() -> None:
     assert get(flags=0x11) == struct.pack(">IBBH", 4, 1, 0, 0)
     assert get(kind=3) == struct.pack(">IBBH", 4, 0, 0, 0)
     for bad in (
-        cdb.GetPerformance(),
-        cdb.GetPerformance(data_type=0x14),
-        cdb.GetPerformance(data_type=0x13),
-        cdb.GetPerformance(data_type=0x10, type=5),
+        mmc.GetPerformance(),
+        mmc.GetPerformance(data_type=0x14),
+        mmc.GetPerformance(data_type=0x13),
+        mmc.GetPerformance(data_type=0x10, type=5),
     ):
         assert sense(drive, bad) == (5, 0x24, 0)
 
 
 def test_streaming() -> None:
     drive = quiet(disc(64)[0])
-    ask = cdb.SetStreaming(parameter_list_length=28)
+    ask = mmc.SetStreaming(parameter_list_length=28)
 
     def wish(start: int, end: int) -> bytes:
         return struct.pack(">IIIIIII", 0, start, end, 1000, 1000, 0, 0)
@@ -269,17 +270,17 @@ def test_streaming() -> None:
     assert sense(drive, ask, wish(0, 64)) == (5, 0x26, 0)
     assert sense(drive, ask, wish(5, 4)) == (5, 0x26, 0)
     assert sense(drive, ask, wish(0, 63)[:27]) == (5, 0x1A, 0)
-    assert sense(drive, cdb.SetStreaming(parameter_list_length=27), wish(0, 63)) == (5, 0x1A, 0)
-    assert sense(drive, cdb.SetStreaming(type=5, parameter_list_length=28)) == (5, 0x24, 0)
+    assert sense(drive, mmc.SetStreaming(parameter_list_length=27), wish(0, 63)) == (5, 0x1A, 0)
+    assert sense(drive, mmc.SetStreaming(type=5, parameter_list_length=28)) == (5, 0x24, 0)
 
 
 def test_speed_and_buffer() -> None:
     drive = quiet()
     for asked, shown in ((1385, 1385), (0xFFFF, 22160)):
-        perform(drive, cdb.SetCdSpeed(read_speed=asked))
+        perform(drive, mmc.SetCdSpeed(read_speed=asked))
         page = perform(drive, cdb.ModeSense10(page=0x2A, allocation_length=99))[8:]
         assert u16(page, 14) == shown
-    buffer = perform(drive, cdb.ReadBufferCapacity(block=1, allocation_length=99))
+    buffer = perform(drive, mmc.ReadBufferCapacity(block=1, allocation_length=99))
     assert buffer == bytes([0, 10, 0, 1, *bytes(8)])
 
 
@@ -386,18 +387,18 @@ def test_nothing_plays() -> None:
         cdb.Read10(transfer_length=1),
         cdb.Read10(),
         cdb.Read12(transfer_length=1),
-        cdb.ReadCd(selection=0x10, transfer_length=b"\0\0\1"),
-        cdb.ReadCdMsf(starting_msf=b"\0\2\0", ending_msf=b"\0\2\1", selection=0x10),
+        mmc.ReadCd(selection=0x10, transfer_length=b"\0\0\1"),
+        mmc.ReadCdMsf(starting_msf=b"\0\2\0", ending_msf=b"\0\2\1", selection=0x10),
         cdb.Read10(operation_code=0x2F, transfer_length=1),
         cdb.Cdb10(),
         cdb.Cdb10(operation_code=0x25),
-        cdb.ReadTocPmaAtip(allocation_length=99),
-        cdb.ReadSubChannel(),
-        cdb.ReadDiscInformation(),
-        cdb.ReadTrackInformation(),
-        cdb.ReadDiscStructure(),
-        cdb.GetPerformance(data_type=0x10),
-        cdb.SetStreaming(parameter_list_length=28),
+        mmc.ReadTocPmaAtip(allocation_length=99),
+        mmc.ReadSubChannel(),
+        mmc.ReadDiscInformation(),
+        mmc.ReadTrackInformation(),
+        mmc.ReadDiscStructure(),
+        mmc.GetPerformance(data_type=0x10),
+        mmc.SetStreaming(parameter_list_length=28),
         cdb.Cdb6(),
     ],
     ids=lambda command: type(command).__name__,

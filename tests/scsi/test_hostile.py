@@ -11,6 +11,7 @@ import pytest
 
 from drivebay.scsi import cdb
 from drivebay.scsi.dvd import Dvd
+from drivebay.scsi.dvd import cdb as mmc
 from drivebay.scsi.dvd.commands import COMMANDS
 from drivebay.scsi.opcodes import Opcode, cdb_length
 from drivebay.scsi.sense import CheckCondition
@@ -120,17 +121,17 @@ def limited() -> Iterator[Struct]:
         for code in (0x01, 0x1A, 0x1D, 0x2A, 0x3F):
             yield cdb.ModeSense6(page=control | code)
             yield cdb.ModeSense10(page=control | code)
-    yield from (cdb.GetConfiguration(flags=kind) for kind in (0, 1, 2))
-    yield from (cdb.ReadTocPmaAtip(format=code) for code in (0, 1, 2))
-    yield from (cdb.ReadTocPmaAtip(flags=2, format=code) for code in (0, 1, 2))
+    yield from (mmc.GetConfiguration(flags=kind) for kind in (0, 1, 2))
+    yield from (mmc.ReadTocPmaAtip(format=code) for code in (0, 1, 2))
+    yield from (mmc.ReadTocPmaAtip(flags=2, format=code) for code in (0, 1, 2))
     for code in (1, 2, 3):
-        yield cdb.ReadSubChannel(subq=0x40, format=code, track_number=1)
-    yield cdb.GetEventStatusNotification(flags=1, notification_class_request=0x10)
-    yield cdb.ReadDiscInformation()
-    yield cdb.ReadTrackInformation(flags=1, logical_block_address_track_session_number=1)
-    yield from (cdb.ReadDiscStructure(format=code) for code in (0, 1, 4, 0xFF))
-    yield cdb.ReadBufferCapacity()
-    yield cdb.MechanismStatus()
+        yield mmc.ReadSubChannel(subq=0x40, format=code, track_number=1)
+    yield mmc.GetEventStatusNotification(flags=1, notification_class_request=0x10)
+    yield mmc.ReadDiscInformation()
+    yield mmc.ReadTrackInformation(flags=1, logical_block_address_track_session_number=1)
+    yield from (mmc.ReadDiscStructure(format=code) for code in (0, 1, 4, 0xFF))
+    yield mmc.ReadBufferCapacity()
+    yield mmc.MechanismStatus()
     yield cdb.ReportLuns()
 
 
@@ -157,7 +158,7 @@ def test_hostile_2_6_every_allocation_length(command: Struct) -> None:
     [
         cdb.ModeSelect6(parameter_list_length=16),
         cdb.ModeSelect10(parameter_list_length=20),
-        cdb.SetStreaming(parameter_list_length=28),
+        mmc.SetStreaming(parameter_list_length=28),
     ],
     ids=lambda command: type(command).__name__,
 )

@@ -26,7 +26,8 @@ from drivebay.disk.errors import (
 )
 from drivebay.disk.filters.base import Filter
 from drivebay.scsi import cdb
-from drivebay.scsi.cdb import ReadCdSelection
+from drivebay.scsi.dvd import cdb as mmc
+from drivebay.scsi.dvd.cdb import ReadCdSelection
 from drivebay.scsi.dvd.frame import frame
 from drivebay.scsi.dvd.medium import msf
 from drivebay.scsi.sense import CheckCondition
@@ -42,8 +43,8 @@ OUT_OF_RANGE = (5, 0x21, 0)
 INVALID_FIELD = (5, 0x24, 0)
 
 
-def read_cd(lba: int, count: int, selection: int = USER_DATA, flags: int = 0) -> cdb.ReadCd:
-    return cdb.ReadCd(
+def read_cd(lba: int, count: int, selection: int = USER_DATA, flags: int = 0) -> mmc.ReadCd:
+    return mmc.ReadCd(
         flags=flags,
         starting_logical_block_address=lba,
         transfer_length=count.to_bytes(3),
@@ -51,8 +52,8 @@ def read_cd(lba: int, count: int, selection: int = USER_DATA, flags: int = 0) ->
     )
 
 
-def read_msf(lba: int, end: int, selection: int = USER_DATA) -> cdb.ReadCdMsf:
-    return cdb.ReadCdMsf(
+def read_msf(lba: int, end: int, selection: int = USER_DATA) -> mmc.ReadCdMsf:
+    return mmc.ReadCdMsf(
         starting_msf=bytes(msf(lba)), ending_msf=bytes(msf(end)), selection=selection
     )
 
@@ -132,7 +133,7 @@ def test_hostile_2_2_atapi_read_with_any_lba_and_size(lba: int, count: int, sele
     """CVE-2020-29443."""
     disk = BigDisk(64)
     drive = quiet(disk)
-    asked: list[cdb.Read10 | cdb.Read12 | cdb.ReadCd] = [
+    asked: list[cdb.Read10 | cdb.Read12 | mmc.ReadCd] = [
         cdb.Read10(logical_block_address=lba, transfer_length=count & 0xFFFF),
         cdb.Read12(logical_block_address=lba, transfer_length=count),
         read_cd(lba, count & 0xFFFFFF, selection),
@@ -199,7 +200,7 @@ def test_sectors_are_those_of_a_cd() -> None:
     ],
 )
 def test_read_cd_msf_of_times_that_are_none(start: bytes, end: bytes) -> None:
-    asked = cdb.ReadCdMsf(starting_msf=start, ending_msf=end, selection=USER_DATA)
+    asked = mmc.ReadCdMsf(starting_msf=start, ending_msf=end, selection=USER_DATA)
     assert sense(quiet(disc()[0]), asked) == INVALID_FIELD
 
 

@@ -14,6 +14,7 @@ from drivebay.disk.errors import IoError
 from drivebay.disk.filters.base import Filter
 from drivebay.scsi import cdb
 from drivebay.scsi.dvd import Dvd, Locked
+from drivebay.scsi.dvd import cdb as mmc
 from drivebay.scsi.mode import ModeHeader10
 from drivebay.scsi.sense import UNRECOVERED_READ_ERROR, CheckCondition, Sense
 from drivebay.scsi.server import request_sense
@@ -42,7 +43,7 @@ RESET = (6, 0x29, 0)
 
 def events(drive: Dvd, classes: int = 0x10, length: int = 255) -> bytes:
     """GET EVENT STATUS NOTIFICATION, of the media class unless said."""
-    asked = cdb.GetEventStatusNotification(
+    asked = mmc.GetEventStatusNotification(
         flags=1, notification_class_request=classes, allocation_length=length
     )
     return perform(drive, asked)
@@ -93,8 +94,8 @@ def test_a_reset_hides_a_change_but_not_the_other_way_round() -> None:
     "command",
     [
         cdb.Inquiry(allocation_length=36),
-        cdb.GetConfiguration(allocation_length=8),
-        cdb.GetEventStatusNotification(
+        mmc.GetConfiguration(allocation_length=8),
+        mmc.GetEventStatusNotification(
             flags=1, notification_class_request=0x10, allocation_length=8
         ),
         cdb.ReportLuns(allocation_length=16),
@@ -311,7 +312,7 @@ def test_unknown_power_conditions() -> None:
 
 def test_mechanism_status() -> None:
     drive = quiet(disc()[0])
-    asked = cdb.MechanismStatus(allocation_length=255)
+    asked = mmc.MechanismStatus(allocation_length=255)
     assert perform(drive, asked) == bytes(8)
     drive.open_tray()
     assert perform(drive, asked) == bytes([0, 0x10, *bytes(6)])
@@ -335,7 +336,7 @@ def test_an_event_stays_until_its_descriptor_has_been_read() -> None:
     drive = quiet(disc()[0])
     assert events(drive, length=4) == bytes([0, 6, 4, 0x7E])
     task = drive.execute(
-        cdb.GetEventStatusNotification(
+        mmc.GetEventStatusNotification(
             flags=1, notification_class_request=0x10, allocation_length=8
         ).pack()
     )
@@ -366,7 +367,7 @@ def test_no_class_that_there_is() -> None:
 
 
 def test_events_must_be_polled() -> None:
-    asked = cdb.GetEventStatusNotification(notification_class_request=0x10)
+    asked = mmc.GetEventStatusNotification(notification_class_request=0x10)
     assert sense(Dvd(), asked) == (5, 0x24, 0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Final
 
 from drivebay.scsi import cdb as cdbs
+from drivebay.scsi.dvd import cdb as mmc
 from drivebay.scsi.dvd.medium import BLOCK, Medium, msf
 from drivebay.scsi.replies import Reply
 from drivebay.scsi.sense import (
@@ -166,10 +167,10 @@ def read_capacity(drive: Dvd, cdb: cdbs.Cdb10) -> Task:
     return Reply(Capacity(drive.loaded().blocks - 1).pack(), Capacity.size)
 
 
-def read_toc(drive: Dvd, cdb: cdbs.ReadTocPmaAtip) -> Task:
+def read_toc(drive: Dvd, cdb: mmc.ReadTocPmaAtip) -> Task:
     """READ TOC/PMA/ATIP, MMC-6."""
     medium = drive.loaded()
-    time = bool(cdb.flags & cdbs.TimeFlags.MSF)
+    time = bool(cdb.flags & mmc.TimeFlags.MSF)
     wanted = cdb.track_session_number
     # SFF-8020 had the format where the control byte is now; drivers still send it there.
     match cdb.format & 0xF or cdb.control >> 6:
@@ -208,12 +209,12 @@ def _full_toc(medium: Medium, first_session: int) -> list[bytes]:
     ]
 
 
-def read_sub_channel(drive: Dvd, cdb: cdbs.ReadSubChannel) -> Task:
+def read_sub_channel(drive: Dvd, cdb: mmc.ReadSubChannel) -> Task:
     """READ SUB-CHANNEL, MMC-3: where the head is, which is at the start of the track."""
     drive.loaded()
     body = b""
     if cdb.subq & 0x40:
-        time = bool(cdb.flags & cdbs.TimeFlags.MSF)
+        time = bool(cdb.flags & mmc.TimeFlags.MSF)
         start = CurrentPosition(absolute_address=address(0, time))
         isrc = NoNumber(format=ISRC, adr_control=ADR_CONTROL, track_number=TRACK)
         known = {POSITION: start, MEDIA_CATALOG_NUMBER: NoNumber(), ISRC: isrc}
@@ -223,7 +224,7 @@ def read_sub_channel(drive: Dvd, cdb: cdbs.ReadSubChannel) -> Task:
     return Reply(SubChannelHeader(data_length=len(body)).pack() + body, cdb.allocation_length)
 
 
-def read_disc_information(drive: Dvd, cdb: cdbs.ReadDiscInformation) -> Task:
+def read_disc_information(drive: Dvd, cdb: mmc.ReadDiscInformation) -> Task:
     """READ DISC INFORMATION, MMC-6."""
     drive.loaded()
     if cdb.data_type & 0b111:  # resources of BD-R
@@ -231,10 +232,10 @@ def read_disc_information(drive: Dvd, cdb: cdbs.ReadDiscInformation) -> Task:
     return Reply(DiscInformation().pack(), cdb.allocation_length)
 
 
-def read_track_information(drive: Dvd, cdb: cdbs.ReadTrackInformation) -> Task:
+def read_track_information(drive: Dvd, cdb: mmc.ReadTrackInformation) -> Task:
     """READ TRACK INFORMATION, MMC-6."""
     medium = drive.loaded()
-    flags, number = cdbs.TrackFlags(cdb.flags), cdb.logical_block_address_track_session_number
+    flags, number = mmc.TrackFlags(cdb.flags), cdb.logical_block_address_track_session_number
     if flags.OPEN or flags.ADDRESS_NUMBER_TYPE > BY_SESSION:
         raise CheckCondition(INVALID_FIELD_IN_CDB)
     if flags.ADDRESS_NUMBER_TYPE == BY_LBA:

@@ -6,7 +6,7 @@ import enum
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from drivebay.scsi import cdb as cdbs
+from drivebay.scsi.dvd import cdb as mmc
 from drivebay.scsi.replies import Reply, nothing
 from drivebay.scsi.sense import INVALID_FIELD_IN_CDB, CheckCondition
 from drivebay.scsi.task import Task
@@ -130,9 +130,9 @@ class Events:
         self.features_changed = False
 
 
-def get_event_status_notification(drive: Dvd, cdb: cdbs.GetEventStatusNotification) -> Task:
+def get_event_status_notification(drive: Dvd, cdb: mmc.GetEventStatusNotification) -> Task:
     """The most urgent event of the classes asked for. It has been told once its descriptor has."""
-    if not cdb.flags & cdbs.Polled.POLLED:
+    if not cdb.flags & mmc.Polled.POLLED:
         raise CheckCondition(INVALID_FIELD_IN_CDB)  # asynchronous notification is optional
     asked = [kind for kind in NotificationClass if cdb.notification_class_request >> kind & 1]
     if not asked:

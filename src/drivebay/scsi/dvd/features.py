@@ -6,7 +6,7 @@ import enum
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from drivebay.scsi import cdb as cdbs
+from drivebay.scsi.dvd import cdb as mmc
 from drivebay.scsi.dvd.medium import BLOCK, Profile
 from drivebay.scsi.replies import Reply
 from drivebay.scsi.sense import INVALID_FIELD_IN_CDB, CheckCondition
@@ -135,9 +135,9 @@ TRAY: Final = 1
 DVD_BLOCKING: Final = 16  # blocks in an ECC block
 
 
-def get_configuration(drive: Dvd, cdb: cdbs.GetConfiguration) -> Task:
+def get_configuration(drive: Dvd, cdb: mmc.GetConfiguration) -> Task:
     """GET CONFIGURATION, MMC-6."""
-    wanted = cdbs.GetConfigurationFlags(cdb.flags).RT
+    wanted = mmc.GetConfigurationFlags(cdb.flags).RT
     if wanted > ONE:
         raise CheckCondition(INVALID_FIELD_IN_CDB)
     start = cdb.starting_feature_number

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from drivebay.disk.errors import DiskError, UnsupportedEject
 from drivebay.platform.logs import RationedLog
 from drivebay.scsi import cdb as cdbs
+from drivebay.scsi.dvd import cdb as mmc
 from drivebay.scsi.replies import Action, Reply
 from drivebay.scsi.sense import (
     INVALID_FIELD_IN_CDB,
@@ -99,7 +100,7 @@ def prevent_allow_medium_removal(drive: Dvd, cdb: cdbs.PreventAllowMediumRemoval
     return Action(partial(drive.lock, prevent.PREVENT, persistent=prevent.PERSISTENT))
 
 
-def mechanism_status(drive: Dvd, cdb: cdbs.MechanismStatus) -> Task:
+def mechanism_status(drive: Dvd, cdb: mmc.MechanismStatus) -> Task:
     """MECHANISM STATUS, MMC-6."""
     status = Mechanism(mechanism=MechanismByte.of(DOOR_OPEN=drive.tray_open))
     return Reply(status.pack(), cdb.allocation_length)

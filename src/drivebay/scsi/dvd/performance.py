@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from drivebay.scsi import cdb as cdbs
+from drivebay.scsi.dvd import cdb as mmc
 from drivebay.scsi.dvd.pages import MAX_SPEED
 from drivebay.scsi.replies import Action, Parameters, Reply
 from drivebay.scsi.sense import (
@@ -69,11 +69,11 @@ class BufferCapacity(Struct, size=12, byte_order=">"):
     available_length: U32 = 0
 
 
-def get_performance(drive: Dvd, cdb: cdbs.GetPerformance) -> Task:
+def get_performance(drive: Dvd, cdb: mmc.GetPerformance) -> Task:
     """GET PERFORMANCE, MMC-6: the same speed everywhere, and no exceptions."""
     if cdb.type == WRITE_SPEED:
         return _performances([], 0, cdb)
-    flags = cdbs.GetPerformanceFlags(cdb.data_type)
+    flags = mmc.GetPerformanceFlags(cdb.data_type)
     if cdb.type != PERFORMANCE or flags.TOLERANCE != TOLERANCE or flags.WRITE or flags.EXCEPT > 2:
         raise CheckCondition(INVALID_FIELD_IN_CDB)
     medium = drive.loaded()
@@ -83,14 +83,14 @@ def get_performance(drive: Dvd, cdb: cdbs.GetPerformance) -> Task:
     return _performances([NominalPerformance(0, speed, medium.blocks - 1, speed)], 0, cdb)
 
 
-def _performances(found: list[NominalPerformance], flags: int, cdb: cdbs.GetPerformance) -> Task:
+def _performances(found: list[NominalPerformance], flags: int, cdb: mmc.GetPerformance) -> Task:
     data = b"".join(descriptor.pack() for descriptor in found)
     header = PerformanceHeader(PerformanceHeader.size - 4 + len(data), flags)
     most = cdb.maximum_number_of_descriptors * NominalPerformance.size
     return Reply(header.pack() + data, PerformanceHeader.size + most)
 
 
-def set_streaming(drive: Dvd, cdb: cdbs.SetStreaming) -> Task:
+def set_streaming(drive: Dvd, cdb: mmc.SetStreaming) -> Task:
     """SET STREAMING, MMC-6: a wish for speed, which is as good as granted."""
     if cdb.type:
         raise CheckCondition(INVALID_FIELD_IN_CDB)
@@ -106,11 +106,11 @@ def set_streaming(drive: Dvd, cdb: cdbs.SetStreaming) -> Task:
     return Parameters(cdb.parameter_list_length, check)
 
 
-def set_cd_speed(drive: Dvd, cdb: cdbs.SetCdSpeed) -> Task:
+def set_cd_speed(drive: Dvd, cdb: mmc.SetCdSpeed) -> Task:
     """SET CD SPEED, MMC-6: what mode page 2A then shows."""
     return Action(partial(drive.set_speed, min(cdb.read_speed, MAX_SPEED)))
 
 
-def read_buffer_capacity(drive: Dvd, cdb: cdbs.ReadBufferCapacity) -> Task:
+def read_buffer_capacity(drive: Dvd, cdb: mmc.ReadBufferCapacity) -> Task:
     """READ BUFFER CAPACITY, MMC-6."""
     return Reply(BufferCapacity(block=cdb.block & 1).pack(), cdb.allocation_length)

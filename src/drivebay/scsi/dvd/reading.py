@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from drivebay.disk.buffers import scatter
 from drivebay.disk.contract import Buffers, byte_length
 from drivebay.scsi import cdb as cdbs
+from drivebay.scsi.dvd import cdb as mmc
 from drivebay.scsi.dvd.frame import EDC_ECC, HEADER, SYNC, USER_DATA, frame
 from drivebay.scsi.dvd.medium import BLOCK, Medium, Profile, lba_of
 from drivebay.scsi.replies import Action
@@ -117,13 +118,13 @@ def _blocks(drive: Dvd, lba: int, count: int) -> Task:
     return ReadBlocks(drive, medium, lba, count) if count else Action()
 
 
-def read_cd(drive: Dvd, cdb: cdbs.ReadCd) -> Task:
+def read_cd(drive: Dvd, cdb: mmc.ReadCd) -> Task:
     """READ CD, MMC-6."""
     lba = cdb.starting_logical_block_address
     return _sectors(drive, cdb, lba, int.from_bytes(cdb.transfer_length))
 
 
-def read_cd_msf(drive: Dvd, cdb: cdbs.ReadCdMsf) -> Task:
+def read_cd_msf(drive: Dvd, cdb: mmc.ReadCdMsf) -> Task:
     """READ CD MSF, MMC-6."""
     try:
         start, end = lba_of(cdb.starting_msf), lba_of(cdb.ending_msf)
@@ -134,9 +135,9 @@ def read_cd_msf(drive: Dvd, cdb: cdbs.ReadCdMsf) -> Task:
     return _sectors(drive, cdb, start, end - start)
 
 
-def _sectors(drive: Dvd, cdb: cdbs.ReadCd | cdbs.ReadCdMsf, lba: int, count: int) -> Task:
+def _sectors(drive: Dvd, cdb: mmc.ReadCd | mmc.ReadCdMsf, lba: int, count: int) -> Task:
     """Parts of mode 1 sectors, which all are. What is not stored is computed, on a CD."""
-    flags, selection = cdbs.ReadCdFlags(cdb.flags), cdbs.ReadCdSelection(cdb.selection)
+    flags, selection = mmc.ReadCdFlags(cdb.flags), mmc.ReadCdSelection(cdb.selection)
     if flags.RELADR or selection.C2_ERROR or cdb.sub_channel_selection & SUB_CHANNELS:
         raise CheckCondition(INVALID_FIELD_IN_CDB)
     part = _selected(selection)
@@ -153,7 +154,7 @@ def _sectors(drive: Dvd, cdb: cdbs.ReadCd | cdbs.ReadCdMsf, lba: int, count: int
     return ReadFrames(drive, medium, lba, count, part)
 
 
-def _selected(selection: cdbs.ReadCdSelection) -> range:
+def _selected(selection: mmc.ReadCdSelection) -> range:
     """Which bytes of a sector are wanted: they must adjoin. Mode 1 has no subheader to select."""
     parts = [
         part

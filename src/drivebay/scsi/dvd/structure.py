@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Final
 
-from drivebay.scsi import cdb as cdbs
+from drivebay.scsi.dvd import cdb as mmc
 from drivebay.scsi.dvd.medium import Medium, Profile
 from drivebay.scsi.replies import Reply
 from drivebay.scsi.sense import (
@@ -68,7 +68,7 @@ class ListEntry(Struct, size=4, byte_order=">"):
     length: U16 = 0
 
 
-def read_disc_structure(drive: Dvd, cdb: cdbs.ReadDiscStructure) -> Task:
+def read_disc_structure(drive: Dvd, cdb: mmc.ReadDiscStructure) -> Task:
     """The structures of a DVD; a CD has none."""
     medium = drive.loaded()
     if cdb.media_type & 0xF != DVD or cdb.layer_number:
