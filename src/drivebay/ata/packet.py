@@ -20,9 +20,10 @@ from drivebay.ata.settings import Power
 from drivebay.ata.taskfile import TaskFile
 from drivebay.disk.contract import Buffers
 from drivebay.platform.engine import Engine
+from drivebay.scsi.cdb import RequestSense
 from drivebay.scsi.opcodes import Opcode as ScsiOpcode
-from drivebay.scsi.replies import Reply
 from drivebay.scsi.sense import NO_SENSE, CheckCondition, Sense, SenseKey
+from drivebay.scsi.server import request_sense
 from drivebay.scsi.task import Direction, LogicalUnit, Task
 
 __all__ = ["PACKET_SIGNATURE", "PacketDevice"]
@@ -105,7 +106,7 @@ class PacketDevice(Device):
         """The command in a packet. Raises `Aborted` with the sense key if the unit refuses it."""
         self._cdb = cdb
         if cdb[0] == ScsiOpcode.REQUEST_SENSE and self._sense != NO_SENSE:
-            task: Task = Reply(self._sense.fixed(), cdb[4])
+            task = request_sense(RequestSense.unpack(cdb), self._sense)
         else:
             try:
                 task = self.unit.execute(cdb)
@@ -151,14 +152,20 @@ class PacketDevice(Device):
         return super().restore_command(state)
 
     def save_settings(self) -> dict[str, Any]:
-        """Modes and the sense that waits."""
-        return {"modes": dict(self.modes), "asleep": self._asleep, "sense": list(self._sense)}
+        """Modes, the sense that waits, and the unit."""
+        return {
+            "modes": dict(self.modes),
+            "asleep": self._asleep,
+            "sense": list(self._sense),
+            "unit": self.unit.save(),
+        }
 
     def restore_settings(self, state: dict[str, Any]) -> None:
         """Take what `save_settings` gave."""
         self.modes, self._asleep = dict(state["modes"]), state["asleep"]
         key, *rest = state["sense"]
         self._sense = Sense(SenseKey(key), *rest)
+        self.unit.restore(state["unit"])
 
 
 class _Packet(DataOut):

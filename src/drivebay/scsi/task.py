@@ -8,7 +8,8 @@ parts as suit its wire (a DRQ block, a PRD table, a ring's descriptors), then le
 from __future__ import annotations
 
 import enum
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from drivebay.disk.contract import Buffers
 
@@ -55,3 +56,9 @@ class LogicalUnit(Protocol):
 
     def reset(self) -> None:
         """Logical unit reset: settings at their defaults, a unit attention for who asks next."""
+
+    def save(self) -> dict[str, Any]:
+        """The unit's state as ints, bools, strings, bytes, lists and dicts."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The state of `save` again. Raises `KeyError` or `ValueError` if it is none."""
