@@ -6,7 +6,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -22,6 +22,7 @@ from drivebay.disk.scanner import Scanner, SpecError
 from drivebay.disk.spec import parse
 
 if TYPE_CHECKING:
+    from drivebay.disk.contract import Disk
     from drivebay.hosts.qtest.runstate import RunState
     from drivebay.platform.engine import Engine
     from drivebay.platform.machine import Machine
@@ -93,6 +94,8 @@ def _check(machine: str, configs: Sequence[ControllerConfig], legacy: bool) -> N
         if config.kind != wanted:
             carries = f"it has a place for {wanted}" if wanted else "nothing goes there yet"
             raise CliError(f"--machine {machine} has no place for {config.kind}", carries)
+        if config.socket is not None:
+            raise CliError(f"{config.id}: socket={config.socket}", "there is none for a controller")
     if machine == "virt" and len(configs) > 1:
         raise CliError("--machine virt has one virtio-mmio transport", "leave one --virtio-blk")
     if legacy and machine != "virt":
@@ -127,21 +130,29 @@ def _plug(
     machine: Machine, state: RunState, configs: Sequence[ControllerConfig], stack: ExitStack
 ) -> None:
     """Open the disks, and put them into the machine by QEMU's names."""
+    from drivebay.platform.machine import MachineError
+
+    def plug(driver: str, name: str, disk: Disk, options: dict[str, object], stop: bool) -> None:
+        guarded = state.guard(disk, name, stop=stop)
+        stack.callback(guarded.close)
+        try:
+            machine.plug(driver, name, guarded, options)
+        except MachineError as error:
+            raise CliError(f"{name}: {error}") from None
+
     for drive in ide_drives(configs):
-        disk = state.guard(open_ide(drive), drive.name, stop=drive.on_error == "stop")
-        stack.callback(disk.close)
-        machine.plug("ide-cd" if drive.dvd else "ide-hd", drive.name, disk, _properties(drive))
+        driver, stop = "ide-cd" if drive.dvd else "ide-hd", drive.on_error == "stop"
+        plug(driver, drive.name, open_ide(drive), _properties(drive), stop)
     for config in configs:
         for attached in config.disks:
-            disk = state.guard(attached.attachment.disk.open(attached.read_only), config.id)
-            stack.callback(disk.close)
-            options: dict[str, Any] = {
+            options: dict[str, object] = {
                 "serial": attached.serial,
                 "num-queues": config.queues,
                 "queue-size": config.queue_size,
                 "packed": config.packed,
             }
-            machine.plug("virtio-blk-device", config.id, disk, options)
+            disk = attached.attachment.disk.open(attached.read_only)
+            plug("virtio-blk-device", config.id, disk, options, stop=False)
 
 
 def _properties(drive: IdeDrive) -> dict[str, object]:

@@ -41,11 +41,15 @@ class Properties:
     def __init__(self, driver: str, options: Mapping[str, object]) -> None:
         self._driver, self._left = driver, dict(options)
 
-    def text(self, name: str) -> str | None:
-        """A property that is text."""
+    def text(self, name: str, room: int) -> str | None:
+        """A property that is ASCII text of at most `room` characters."""
         value = self._left.pop(name, None)
-        if value is not None and not isinstance(value, str):
-            raise MachineError(f"Property '{self._driver}.{name}' is text")
+        if value is None:
+            return None
+        if not isinstance(value, str) or not (value.isascii() and value.isprintable()):
+            raise MachineError(f"Property '{self._driver}.{name}' is ASCII text")
+        if len(value) > room:
+            raise MachineError(f"Property '{self._driver}.{name}' has {room} characters at most")
         return value
 
     def number(self, name: str, default: int, low: int, high: int, *, power: bool = False) -> int:

@@ -24,6 +24,8 @@ __all__ = ["PcWithIde"]
 BUSES: Final = ("ide.0", "ide.1")
 SLOT, FUNCTION = 1, 1
 DISK, DVD = "ide-hd", "ide-cd"
+PLATE: Final = {"serial": ("serial", 20), "model": ("model", 40), "firmware": ("ver", 8)}
+"""What IDENTIFY says of a drive: QEMU's name for it, and the characters it has room for."""
 
 
 class _Dvd(Dvd):
@@ -110,12 +112,8 @@ class PcWithIde:
         place = self._place(properties)
         plate = {
             name: text
-            for name, text in (
-                ("serial", properties.text("serial")),
-                ("model", properties.text("model")),
-                ("firmware", properties.text("ver")),
-            )
-            if text is not None
+            for name, (qemu, room) in PLATE.items()
+            if (text := properties.text(qemu, room)) is not None
         }
         properties.end()
         try:
@@ -138,7 +136,7 @@ class PcWithIde:
 
     def _place(self, properties: Properties) -> tuple[int, int]:
         """Channel and unit. Raises `MachineError` if somebody is there."""
-        bus = properties.text("bus")
+        bus = properties.text("bus", 80)
         unit = properties.number("unit", -1, -1, 1)
         if bus is not None and bus not in BUSES:
             raise MachineError(f"Bus '{bus}' not found")

@@ -12,7 +12,12 @@ from typing import Final
 from drivebay.controllers.virtio.block import BlockDevice
 from drivebay.controllers.virtio.legacy import TransitionalTransport
 from drivebay.controllers.virtio.mmio import MMIO_SIZE
-from drivebay.controllers.virtio.registers import MMIO_MAGIC, MMIO_VERSION, MmioRegisters
+from drivebay.controllers.virtio.registers import (
+    ID_BYTES,
+    MMIO_MAGIC,
+    MMIO_VERSION,
+    MmioRegisters,
+)
 from drivebay.disk.contract import Disk
 from drivebay.machines.chips.clock import Clock
 from drivebay.machines.drives import Fixed, Properties
@@ -84,7 +89,7 @@ class Virt:
         device = BlockDevice(
             disk,
             self.board.engine,
-            serial=properties.text("serial"),
+            serial=properties.text("serial", ID_BYTES),
             queues=properties.number("num-queues", 1, 1, 64),
             queue_size=properties.number("queue-size", 256, 4, 1024, power=True),
             packed=properties.switch("packed", False),
