@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from drivebay.ata.device import Device
 from drivebay.controllers.ide import PIIX4, PiixIde
+from drivebay.disk.backends.ram import RamDisk
+from drivebay.disk.contract import Disk
+from drivebay.drivers.ide import IdeDriver
+from drivebay.drivers.pci import Ports
+from drivebay.drivers.virtio_ring import Arena
 from drivebay.platform.board import Board
 from drivebay.platform.engine import Engine
 from drivebay.platform.memory import GuestMemory
-from drivebay.platform.pci import Command, ConfigMechanism1, Header, PciBus
+from drivebay.platform.pci import (
+    Command,
+    ConfigMechanism1,
+    Header,
+    PciBus,
+    PciFunction,
+    PciIdentity,
+)
 from drivebay.platform.ports import Hold
+from drivebay.suspend import run
 
 RAM_SIZE: Final = 4 << 20
+ARENA: Final = 0x10000
 SLOT, FUNCTION = 7, 1
 CONFIG_PORT, DATA_PORT = 0xCF8, 0xCFC
 BUS_MASTER_PORT: Final = 0xC000
 COMMAND_PORTS, CONTROL_PORTS, INT13_PORTS = (0x1F0, 0x170), (0x3F6, 0x376), (0x1E0, 0x160)
 IRQS: Final = (14, 15)
+ISA_BRIDGE: Final = PciIdentity(0x8086, 0x7110, 0x060100)
 
 Place = tuple[int, int]
 """Channel and unit."""
@@ -27,7 +44,7 @@ Place = tuple[int, int]
 class Bench:
     """A PIIX4 IDE function at 00:07.1 with `drives` at their places, on a board of its own.
 
-    `interrupts` lists every change of an interrupt line: its number and its level. Further arguments
+    `interrupts` lists every change of an interrupt line, its number and level. Further arguments
     are `PiixIde`'s.
     """
 
@@ -51,11 +68,21 @@ class Bench:
         self.bus = PciBus(self.ports, self.board.mmio)
         self.ports.map(CONFIG_PORT, ConfigMechanism1(self.bus))
         self.bus.plug(SLOT, FUNCTION, self.ide)
+        self.bus.plug(SLOT, 0, PciFunction(ISA_BRIDGE))  # or nobody looks for function 1
 
     def enable(self) -> None:
         """What firmware does: the bus master at `BUS_MASTER_PORT`, and it may master the bus."""
         self.config_write(Header.BAR0.offset + 16, 4, BUS_MASTER_PORT)
         self.config_write(Header.Command.offset, 2, Command.of(IOSpace=1, BusMaster=1))
+
+    def driver(
+        self, *, ports: Ports | None = None, polled: bool = False, **options: Any
+    ) -> IdeDriver:
+        """A driver whose arena is most of memory; it waits for interrupts unless `polled`."""
+        arena = Arena(self.memory, ARENA, RAM_SIZE - ARENA)
+        raised = None if polled else lambda number: self.board.line(IRQS[number]).level
+        poll = partial(self.engine.turn, 0)
+        return IdeDriver(ports or self.ports, arena, poll=poll, raised=raised, **options)
 
     # -- configuration space -----------------------------------------------------------------------
 
@@ -103,3 +130,46 @@ class Bench:
     def wait(self, condition: Callable[[], object]) -> None:
         """Turn the engine until `condition` holds."""
         assert self.engine.run_until(lambda: bool(condition())), "it never happens"
+
+
+class PortLog:
+    """Ports that list every access to them: what it was, port and width. A string is one access."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self.accesses: list[tuple[str, int, int]] = []
+
+    def read(self, port: int, width: int) -> int:
+        self.accesses.append(("in", port, width))
+        return self._ports.read(port, width)
+
+    def write(self, port: int, width: int, value: int) -> Hold | None:
+        self.accesses.append(("out", port, width))
+        return self._ports.write(port, width, value)
+
+    def read_string(self, port: int, width: int, buffer: memoryview) -> None:
+        self.accesses.append(("ins", port, width))
+        self._ports.read_string(port, width, buffer)
+
+    def write_string(self, port: int, width: int, data: memoryview) -> None:
+        self.accesses.append(("outs", port, width))
+        self._ports.write_string(port, width, data)
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    """Bytes that are like no others."""
+    return random.Random(seed).randbytes(size)
+
+
+def filled(size: int, seed: int = 0, sector_size: int = 512) -> RamDisk:
+    """A disk of `size` bytes of noise."""
+    disk = RamDisk(size, sector_size=sector_size)
+    run(disk.write(0, [memoryview(noise(size, seed))]))
+    return disk
+
+
+def content(disk: Disk) -> bytes:
+    """All that is on a disk."""
+    data = memoryview(bytearray(disk.byte_count))
+    run(disk.read(0, [data]))
+    return bytes(data)
