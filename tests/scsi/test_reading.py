@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from drivebay.disk.backends.file import FileDisk
 from drivebay.disk.backends.ram import RamDisk
-from drivebay.disk.contract import Buffers
+from drivebay.disk.contract import Buffers, Disk
 from drivebay.disk.errors import (
     AbortedByPreempt,
     DiskError,
@@ -32,7 +33,7 @@ from drivebay.scsi.dvd.frame import frame
 from drivebay.scsi.dvd.medium import msf
 from drivebay.scsi.sense import CheckCondition
 from drivebay.scsi.task import Direction
-from drivebay.suspend import run
+from drivebay.suspend import Cancelled, run
 from drivebay.testing import PuppetDisk
 from drivebay.wire import Struct
 from tests.scsi.support import BLOCK, TEST_UNIT_READY, BigDisk, disc, perform, quiet, refused, sense
@@ -332,12 +333,43 @@ def test_hostile_4_6_media_removed_at_every_step(command: Struct, step: int, the
 def test_hostile_4_6_media_removed_while_the_disk_reads() -> None:
     puppet = PuppetDisk(disc()[0])
     drive = quiet(puppet)
+    released: list[Disk] = []
     task = drive.execute(cdb.Read10(transfer_length=2).pack())
     buffer = memoryview(bytearray(BLOCK))
     step = task.transfer(0, [buffer])
     step.send(None)
-    drive.remove()
+    assert drive.remove(released=released.append) is puppet
+    assert not released, "it must not be closed yet"
     with pytest.raises(StopIteration):  # the block was on its way
         step.send(None)
+    assert released == [puppet]
     with pytest.raises(CheckCondition):
         run(task.transfer(BLOCK, [buffer]))
+
+
+def test_a_read_that_is_given_up_lets_go_of_the_disk() -> None:
+    puppet = PuppetDisk(disc()[0])
+    drive = quiet(puppet)
+    task = drive.execute(cdb.Read10(transfer_length=1).pack())
+    step = task.transfer(0, [memoryview(bytearray(BLOCK))])
+    step.send(None)
+    released: list[Disk] = []
+    drive.insert(disc()[0], released=released.append)
+    with pytest.raises(Cancelled):
+        step.throw(Cancelled)
+    assert released == [puppet]
+    other = drive.disk
+    drive.remove(released=released.append)
+    assert released == [puppet, other], "at once"
+
+
+def test_hostile_4_11_small_parts_of_many_sectors_take_little_memory() -> None:
+    drive = quiet(BigDisk(300))
+    task = drive.execute(read_cd(0, 300, ReadCdSelection.SYNC).pack())
+    buffer = bytearray(task.length)
+    tracemalloc.start()
+    run(task.transfer(0, [memoryview(buffer)]))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert buffer == frame(0, bytes(BLOCK))[:12] * 300
+    assert peak < 256 << 10

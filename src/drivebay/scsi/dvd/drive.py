@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from drivebay.scsi.dvd.commands import COMMANDS
@@ -29,11 +30,15 @@ class Locked(Exception):
     """The guest has locked the tray. It has been told that somebody wants the medium."""
 
 
+def keep(disk: Disk) -> None:
+    """Leave `disk` open."""
+
+
 class Dvd(DeviceServer):
     """A DVD drive with `disk` in it, or nothing.
 
     Blocks have 2048 bytes; the disk's sectors may be smaller. It is only read. The drive never
-    closes a disk: whoever takes one out closes it, once what was reading from it has ended.
+    closes a disk by itself: see `remove`.
 
     Raises `InvalidInput` for a disk that cannot be a DVD.
     """
@@ -120,26 +125,34 @@ class Dvd(DeviceServer):
         """What lies in the tray, open or closed."""
         return None if self._lying is None else self._lying.disk
 
-    def insert(self, disk: Disk, *, force: bool = False) -> Disk | None:
-        """Put `disk` in place of what is in the drive, which is returned, and close the tray.
+    def insert(
+        self, disk: Disk, *, force: bool = False, released: Callable[[Disk], None] = keep
+    ) -> Disk | None:
+        """Put `disk` in place of what is in the drive, as `remove` does, and close the tray.
 
         Raises `InvalidInput` for a disk that cannot be a DVD, and `Locked` unless `force`.
         """
         medium = Medium(disk)
-        before = self.remove(force=force)
+        before = self.remove(force=force, released=released)
         self._lay(medium)
         self.close_tray()
         return before
 
-    def remove(self, *, force: bool = False) -> Disk | None:
+    def remove(
+        self, *, force: bool = False, released: Callable[[Disk], None] = keep
+    ) -> Disk | None:
         """Open the tray and take out what lies in it, if anything does.
 
-        Raises `Locked` unless `force`.
+        A read may be under way; when it has ended, `released` is called with the disk. So
+        ``released=Disk.close`` closes it as soon as that may be. Raises `Locked` unless `force`.
         """
         self.open_tray(force=force)
-        before = self.disk
+        before = self._lying
         self._lay(None)
-        return before
+        if before is None:
+            return None
+        before.when_idle(partial(released, before.disk))
+        return before.disk
 
     def open_tray(self, *, force: bool = False) -> None:
         """Open the tray; what is in it then lies there. Raises `Locked` unless `force`.

@@ -45,6 +45,8 @@ class Medium:
             raise InvalidInput(f"{disk.byte_count} bytes: a DVD has {MAX_BLOCKS} blocks at most")
         self.disk = disk
         self._ratio = BLOCK // disk.sector_size
+        self._reads = 0  # under way
+        self._waiting: list[Callable[[], None]] = []
 
     @property
     def blocks(self) -> int:
@@ -65,10 +67,23 @@ class Medium:
 
     async def read(self, lba: int, buffers: Buffers) -> None:
         """Fill `buffers`, whole blocks, from `lba` on. Raises `CheckCondition`."""
+        self._reads += 1
         try:
             await self.disk.read(lba * self._ratio, buffers)
         except DiskError as error:
             raise CheckCondition(sense_of(error, lba, self._ratio)) from error
+        finally:
+            self._reads -= 1
+            self._settle()
+
+    def when_idle(self, act: Callable[[], None]) -> None:
+        """Call `act` once no read is under way: now, if there is none."""
+        self._waiting.append(act)
+        self._settle()
+
+    def _settle(self) -> None:
+        while self._waiting and not self._reads:
+            self._waiting.pop(0)()
 
     def watch(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` when the disk has been resized, until what comes back is called."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from drivebay.disk.buffers import scatter
+from drivebay.disk.buffers import cut, scatter
 from drivebay.disk.contract import Buffers, byte_length
 from drivebay.scsi import cdb as cdbs
 from drivebay.scsi.dvd import cdb as mmc
@@ -28,7 +28,7 @@ __all__ = ["play_audio", "read", "read_cd", "read_cd_msf", "seek", "verify"]
 ANY_TYPE, MODE_1 = 0, 2  # expected sector types
 HEADER_CODE: Final = 0b01  # of the header codes; the other is the subheader
 SUB_CHANNELS: Final = 0b111
-VERIFIED_AT_ONCE: Final = 32  # blocks
+AT_ONCE: Final = 32  # blocks in a copy
 
 
 class ReadBlocks(Task):
@@ -76,11 +76,15 @@ class ReadFrames(ReadBlocks):
     async def read(self, first: int, buffers: Buffers) -> None:
         """Read the blocks and make sectors of them."""
         count = byte_length(buffers) // self.unit
-        data = memoryview(bytearray(count * BLOCK))
-        await super().read(first, [data])
-        # Most of a millisecond each: too long for the thread that all devices share.
-        sectors = await blocking(partial(self._sectors, self._lba + first, data))
-        scatter(buffers, memoryview(sectors))
+        # A guest may want 12 bytes of each sector: some at a time, or the copies grow large.
+        for done in range(0, count, AT_ONCE):
+            some = min(AT_ONCE, count - done)
+            data = memoryview(bytearray(some * BLOCK))
+            await super().read(first + done, [data])
+            # Most of a millisecond each: too long for the thread that all devices share.
+            sectors = await blocking(partial(self._sectors, self._lba + first + done, data))
+            start = done * self.unit
+            scatter(cut(buffers, start, start + len(sectors)), memoryview(sectors))
 
     def _sectors(self, lba: int, data: memoryview) -> bytes:
         return b"".join(
@@ -98,10 +102,10 @@ class VerifyBlocks(Task):
 
     async def finish(self) -> None:
         """Read all of them."""
-        scratch = memoryview(bytearray(VERIFIED_AT_ONCE * BLOCK))
-        for lba in range(self._lba, self._end, VERIFIED_AT_ONCE):
+        scratch = memoryview(bytearray(AT_ONCE * BLOCK))
+        for lba in range(self._lba, self._end, AT_ONCE):
             self._drive.check_medium(self._medium)
-            count = min(VERIFIED_AT_ONCE, self._end - lba)
+            count = min(AT_ONCE, self._end - lba)
             await self._medium.read(lba, [scratch[: count * BLOCK]])
 
 
