@@ -176,6 +176,15 @@ def test_a_medium_lies_in_the_open_tray() -> None:
     assert [ready(drive), ready(drive)] == [CHANGED, READY]
 
 
+def test_a_medium_is_laid_into_the_open_tray() -> None:
+    drive = quiet()
+    disk = disc()[0]
+    drive.insert(disk, close=False)
+    assert (ready(drive), drive.disk, drive.tray_open) == (TRAY_OPEN, disk, True)
+    assert sense(drive, LOAD) == READY
+    assert [ready(drive), ready(drive)] == [CHANGED, READY]
+
+
 def test_a_change_that_nobody_saw_is_no_change_of_what_is_there() -> None:
     drive = quiet(disc()[0])
     drive.open_tray()

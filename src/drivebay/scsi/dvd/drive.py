@@ -126,16 +126,23 @@ class Dvd(DeviceServer):
         return None if self._lying is None else self._lying.disk
 
     def insert(
-        self, disk: Disk, *, force: bool = False, released: Callable[[Disk], None] = keep
+        self,
+        disk: Disk,
+        *,
+        close: bool = True,
+        force: bool = False,
+        released: Callable[[Disk], None] = keep,
     ) -> Disk | None:
         """Put `disk` in place of what is in the drive, as `remove` does, and close the tray.
 
-        Raises `InvalidInput` for a disk that cannot be a DVD, and `Locked` unless `force`.
+        Without `close` it is left open with the disk in it. Raises `InvalidInput` for a disk that
+        cannot be a DVD, and `Locked` unless `force`.
         """
         medium = Medium(disk)
         before = self.remove(force=force, released=released)
         self._lay(medium)
-        self.close_tray()
+        if close:
+            self.close_tray()
         return before
 
     def remove(
