@@ -67,7 +67,9 @@ class PacketDevice(Device):
     # -- commands --------------------------------------------------------------------------------
 
     def execute(self) -> None:
-        """Begin a command. DEVICE RESET is taken at any time (section 9.11)."""
+        """Begin a command. DEVICE RESET is taken at any time (section 9.11) but during a reset."""
+        if self._held_in_reset:
+            return
         if self.taskfile.command == Opcode.DEVICE_RESET:
             self.reset(Reset.DEVICE)
             self.release()
@@ -102,14 +104,14 @@ class PacketDevice(Device):
             raise Aborted(why="overlapped packets are not implemented")
         return _Packet(self, taskfile)
 
-    def unpack(self, taskfile: TaskFile, cdb: bytes) -> Command:
+    def unpack(self, taskfile: TaskFile, cdb: bytes, resumed: bool = False) -> Command:
         """The command in a packet. Raises `Aborted` with the sense key if the unit refuses it."""
         self._cdb = cdb
         if cdb[0] == ScsiOpcode.REQUEST_SENSE and self._sense != NO_SENSE:
             task = request_sense(RequestSense.unpack(cdb), self._sense)
         else:
             try:
-                task = self.unit.execute(cdb)
+                task = self.unit.execute(cdb, resumed=resumed)
             except CheckCondition as condition:
                 raise self.checked(condition.sense) from condition
         self._sense = NO_SENSE
@@ -148,7 +150,7 @@ class PacketDevice(Device):
     def restore_command(self, state: dict[str, Any]) -> Command:
         """The packet, or the command that was in it."""
         if state["cdb"]:
-            return self.unpack(self.taskfile, state["cdb"])
+            return self.unpack(self.taskfile, state["cdb"], resumed=True)
         return super().restore_command(state)
 
     def save_settings(self) -> dict[str, Any]:

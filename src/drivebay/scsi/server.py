@@ -63,8 +63,10 @@ class DeviceServer:
         self._attentions: list[Sense] = []
         self.attention(POWER_ON_OR_RESET)
 
-    def execute(self, cdb: bytes) -> Task:
+    def execute(self, cdb: bytes, *, resumed: bool = False) -> Task:
         """Parse `cdb`; bytes that its operation code does not need are ignored.
+
+        A command that is `resumed` was begun before the unit attentions that wait now.
 
         Raises `CheckCondition`. No effect before the task's first call, but that a unit attention
         has been told.
@@ -76,7 +78,7 @@ class DeviceServer:
             raise CheckCondition(INVALID_COMMAND_OPERATION_CODE)
         if len(cdb) < command.cdb.size:
             raise CheckCondition(INVALID_FIELD_IN_CDB)
-        if command.attention and self._attentions:
+        if command.attention and self._attentions and not resumed:
             raise CheckCondition(self._attentions.pop(0))
         return command.parse(self, command.cdb.unpack(cdb))
 

@@ -51,8 +51,11 @@ class Task:
 class LogicalUnit(Protocol):
     """A device server: it understands commands."""
 
-    def execute(self, cdb: bytes) -> Task:
-        """Parse `cdb`. Raises `CheckCondition`; a task has no effect before its first call."""
+    def execute(self, cdb: bytes, *, resumed: bool = False) -> Task:
+        """Parse `cdb`. Raises `CheckCondition`; a task has no effect before its first call.
+
+        A saved command is parsed again as `resumed`: its initiator has been told what it had to be.
+        """
 
     def reset(self) -> None:
         """Logical unit reset: settings at their defaults, a unit attention for who asks next."""
