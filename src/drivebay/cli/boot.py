@@ -35,12 +35,23 @@ FIRMWARE = {"seabios": "seabios/bios-256k.bin", "ovmf": "OVMF/OVMF_CODE_4M.fd"}
 @click.option(
     "--firmware", metavar="NAME|PATH", help="Boot from a disk by firmware: seabios, ovmf or a file."
 )
+@click.option(
+    "--host",
+    type=click.Choice(["qemu", "unicorn"]),
+    default="qemu",
+    show_default=True,
+    help="Who runs the guest: unicorn is a CPU in this process, with IDE drives and firmware.",
+)
 @click.option("--kvm", "accel", flag_value="kvm", help="Use KVM.")
 @click.option("--tcg", "accel", flag_value="tcg", help="Emulate the CPU.")
 @click.option("-m", "--memory", default="512M", show_default=True, help="The guest's memory.")
 @click.option("--cpus", default=1, show_default=True, help="The guest's CPUs.")
-@click.option("--timeout", default=600.0, show_default=True, help="Seconds that --run may take.")
-@click.option("--json", "as_json", is_flag=True, help="With --run, print the outcome as JSON.")
+@click.option(
+    "--timeout", default=600.0, show_default=True, help="Seconds --run or unicorn may take."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="With --run or unicorn, print the outcome as JSON."
+)
 @click.argument("qemu_args", nargs=-1, type=click.UNPROCESSED)
 def command(
     virtio_blk: Sequence[str],
@@ -52,6 +63,7 @@ def command(
     initrd: str | None,
     append: str,
     firmware: str | None,
+    host: str,
     accel: str | None,
     memory: str,
     cpus: int,
@@ -67,8 +79,20 @@ def command(
     \b
     drivebay boot --virtio-blk mem:256M --run 'mkfs.ext4 -q /dev/vda && fsck.ext4 -f /dev/vda'
     drivebay boot --virtio-blk file:debian.img --firmware seabios -- -nic user
+    drivebay boot --host unicorn --ide file:disk.img
     """
     from drivebay.guests.qemu import find_qemu
+
+    if host == "unicorn":
+        from drivebay.cli import boot_unicorn
+
+        drives = boot_unicorn.drives_of(
+            parse_controllers(virtio_blk, controllers, disks, ide, may_be_none=True)
+        )
+        if script is not None or kernel or initrd or append or accel or cpus > 1 or qemu_args:
+            raise CliError("--host unicorn runs firmware on one CPU", "say no more than --firmware")
+        path = _firmware_path(firmware or "seabios")
+        return boot_unicorn.boot(drives, path, memory, timeout, as_json)
 
     # Mistakes first, before anything starts.
     only_vhost_user(parse_controllers(virtio_blk, controllers, disks, ide))
@@ -136,6 +160,13 @@ def _machine(memory: str, cpus: int, accel: str) -> list[str]:
 
 
 def _firmware(name: str) -> list[str]:
+    path = _firmware_path(name)
+    if name == "ovmf":
+        return ["-drive", f"if=pflash,format=raw,readonly=on,file={path}"]
+    return ["-bios", path]
+
+
+def _firmware_path(name: str) -> str:
     from drivebay.guests.qemu import find_qemu
 
     path = name
@@ -145,9 +176,7 @@ def _firmware(name: str) -> list[str]:
         raise CliError(
             f"firmware {name}: there is no such file", f"or one of {', '.join(FIRMWARE)}"
         )
-    if name == "ovmf":
-        return ["-drive", f"if=pflash,format=raw,readonly=on,file={path}"]
-    return ["-bios", path]
+    return path
 
 
 def _foreground(command_line: Sequence[str]) -> int:

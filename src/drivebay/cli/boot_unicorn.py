@@ -1,0 +1,138 @@
+"""``drivebay boot --host unicorn``: a PC in this process, without a virtual machine."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from drivebay.cli.controllers import ControllerConfig, ide_drives
+from drivebay.cli.errors import CliError
+from drivebay.cli.ide import IdeDrive, open_ide
+from drivebay.cli.terminal import print_json, stream
+from drivebay.disk.scanner import Scanner, SpecError
+from drivebay.disk.spec import parse
+
+if TYPE_CHECKING:
+    from drivebay.ata.device import Device
+    from drivebay.platform.engine import Engine
+
+__all__ = ["boot", "drives_of"]
+
+MIB: Final = 1 << 20
+MOST: Final = 2048 * MIB
+MOST_FIRMWARE: Final = 16 * MIB
+SERIAL_CONSOLE: Final = 0x3F8
+"""Where SeaBIOS shows what would be on the screen: there is none."""
+
+
+def drives_of(controllers: Sequence[ControllerConfig]) -> list[IdeDrive]:
+    """The drives, each with its place. Raises `CliError` for what this PC does not carry."""
+    if any(controller.kind != "ide" for controller in controllers):
+        raise CliError("--host unicorn has IDE drives only", "--ide mem:64M, or leave --host out")
+    drives = ide_drives(controllers)
+    for drive in drives:
+        if drive.on_error == "stop":
+            raise CliError(
+                f"{drive.attachment.text}: nobody could let the guest go on",
+                "on-error=stop works with drivebay qtest",
+            )
+    return drives
+
+
+def boot(
+    drives: Sequence[IdeDrive], firmware: str, memory: str, timeout: float, as_json: bool
+) -> int:
+    """Run the firmware in the file of that name until the guest ends.
+
+    The serial port is standard output and the debug port standard error; with `as_json` one object
+    has both. Returns what the guest wrote to port 0xF4, or 0 when it halts or switches off. Raises
+    `CliError` if it does neither in `timeout` seconds.
+    """
+    try:
+        from drivebay.hosts.emulator.unicorn_cpu import CpuError, End, X86Cpu
+    except ImportError as error:
+        raise CliError(f"--host unicorn: {error}", "pip install 'drivebay[unicorn]'") from error
+    from drivebay.controllers.ide import PiixIde
+    from drivebay.machines.pc import Pc
+    from drivebay.platform.engine import Engine
+
+    ram_size = _ram_size(memory)
+    serial, debug = bytearray(), bytearray()
+    with ExitStack() as stack:
+        engine = Engine(workers=0)
+        stack.callback(engine.close)
+        pc = Pc(
+            engine,
+            ram_size,
+            firmware=_read(firmware),
+            serial=serial.extend if as_json else stream,
+            debug=debug.extend if as_json else _warn,
+        )
+        pc.fw_cfg.add_file("etc/sercon-port", SERIAL_CONSOLE.to_bytes(2, "little"))
+        ide = PiixIde(pc.memory, (pc.line(14), pc.line(15)))
+        for drive in drives:
+            ide.attach(*drive.place, _open(drive, engine, stack))
+        pc.bus.plug(1, 1, ide)
+        began = time.monotonic()
+        try:
+            end = X86Cpu(pc).run(timeout)
+        except CpuError as error:
+            raise CliError(str(error), "--host qemu has a CPU that can do more") from error
+    if as_json:
+        outcome = {
+            "end": end.value,
+            "status": pc.exit_status or 0,
+            "seconds": round(time.monotonic() - began, 3),
+            "serial": serial.decode(errors="replace"),
+            "debug": debug.decode(errors="replace"),
+        }
+        print_json(outcome)
+    if end is End.TIMEOUT:
+        raise CliError(f"the guest has not ended in {timeout:g} s", "--timeout gives it more")
+    return pc.exit_status or 0
+
+
+def _open(drive: IdeDrive, engine: Engine, stack: ExitStack) -> Device:
+    from drivebay.ata.disk import AtaDisk
+    from drivebay.ata.packet import PacketDevice
+    from drivebay.scsi.dvd import Dvd, PhysicalInterface
+
+    disk = open_ide(drive)
+    stack.callback(disk.close)
+    plate = {"serial": drive.serial, "model": drive.model, "firmware": drive.firmware}
+    given = {name: text for name, text in plate.items() if text is not None}
+    if drive.dvd:
+        return PacketDevice(Dvd(disk, interface=PhysicalInterface.ATAPI), engine, **given)
+    return AtaDisk(disk, engine, **given)
+
+
+def _read(path: str) -> bytes:
+    try:
+        firmware = Path(path).read_bytes()
+    except OSError as error:
+        raise CliError(f"firmware {path}: {error.strerror}") from error
+    if not 0 < len(firmware) <= MOST_FIRMWARE:
+        raise CliError(
+            f"firmware {path}: {len(firmware)} bytes", "up to 16M, such as bios-256k.bin"
+        )
+    return firmware
+
+
+def _warn(output: bytes) -> None:
+    """The debug port's output, as it comes."""
+    sys.stderr.buffer.write(output)
+    sys.stderr.buffer.flush()
+
+
+def _ram_size(text: str) -> int:
+    scanner = Scanner(text, lambda _: parse("mem:1M"))
+    size = scanner.size()
+    if scanner.next:
+        raise SpecError(text, scanner.position, "the end of the size")
+    if not MIB <= size <= MOST or size % MIB:
+        raise CliError(f"--memory {text}", "1M to 2048M, in steps of 1M")
+    return size
