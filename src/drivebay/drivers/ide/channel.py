@@ -77,7 +77,7 @@ class IdeChannel:
 
     `poll` is called while a drive is awaited. `raised` says whether INTRQ is up; without it the
     driver sets nIEN and polls the Alternate Status register. `width` is that of a data access in
-    bytes, 2 or 4.
+    bytes, 2 or 4, and `patience` how many polls the driver waits for anything.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class IdeChannel:
     ) -> None:
         self.memory, self.width, self.patience = arena.memory, width, PATIENCE
         self._ports, self._places, self._arena = ports, places, arena
-        self._poll, self._raised = poll, raised
+        self.poll, self._raised = poll, raised
         self._control = 0 if raised is not None else int(DeviceControl.nIEN)
         self._table = arena.take(TABLE_SIZE, TABLE_SIZE)
         self._packet = arena.take(Int13Packet.size)
@@ -147,7 +147,7 @@ class IdeChannel:
         for _ in range(self.patience):
             if condition():
                 return
-            self._poll()
+            self.poll()
         raise IdeTimeout(what, self.alternate_status())
 
     def wait_ready(self) -> int:
@@ -297,17 +297,21 @@ class IdeChannel:
     def _stop_master(self) -> None:
         self.set_master("Command", self.get_master("Command") & ~START)
 
+    def _clear_master(self) -> None:
+        self.set_master("Status", self.get_master("Status"))
+
     def _end_dma(self, opcode: int) -> None:
         try:
             self._until(self._raised or self._dma_over, name_of(opcode))
         except IdeTimeout:
             self._stop_master()
+            self._clear_master()
             raise
         master = self.get_master("Status")
         self._stop_master()
         self.alternate_status()  # 400 ns
         status = self.wait_ready()
-        self.set_master("Status", self.get_master("Status"))
+        self._clear_master()
         if master & FAILED:
             raise IdeError(f"{name_of(opcode)}: the bus master failed", status)
         self._check(opcode, status)
