@@ -147,6 +147,9 @@ class AtaDisk(Device):
     def geometry(self) -> Geometry:
         """The geometry INITIALIZE DEVICE PARAMETERS has chosen."""
         heads, sectors = self.settings.heads, self.settings.sectors_per_track
+        native = self.native_geometry
+        if (heads, sectors) == native[1:]:
+            return native
         cylinders = min(self.sectors // (heads * sectors), 65535)
         return Geometry(max(cylinders, 1), heads, sectors)
 
