@@ -103,6 +103,14 @@ def test_the_machine_is_qemus(tmp_path: Path) -> None:
         assert qtest.inp("b", 0x71) == (96 - 16) * 16 & 0xFF
 
 
+def test_a_reset_by_the_guest_is_told(tmp_path: Path) -> None:
+    with pc(tmp_path, "mem:1M") as qtest:
+        enable(qtest)
+        qtest.outp("b", 0xCF9, 6)
+        assert qtest.event("RESET") == {"guest": True, "reason": "guest-reset"}
+        assert config(qtest, 1, 1, 0x20) == 1
+
+
 def test_q35_has_its_bridges(tmp_path: Path) -> None:
     with Qtest(tmp_path, "--machine", "q35", "--m", "128M") as qtest:
         assert config(qtest, 0, 0, 0) == 0x29C0_8086

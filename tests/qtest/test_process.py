@@ -35,6 +35,19 @@ def test_a_signal_is_the_end(tmp_path: Path, number: signal.Signals) -> None:
         ends(qtest)
 
 
+def test_the_signal_may_come_as_soon_as_we_are_there(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        listener.settimeout(TIMEOUT)
+        command = ["-m", "drivebay.cli.main", "qtest", "--qtest", str(tmp_path / "s")]
+        process = subprocess.Popen([sys.executable, *command])
+        connection, _ = listener.accept()
+        process.terminate()
+        assert process.wait(TIMEOUT) == 0
+        connection.close()
+
+
 def test_quit_is_the_end(tmp_path: Path) -> None:
     with Qtest(tmp_path, *PC) as qtest:
         assert qtest.execute("quit") == {}

@@ -142,6 +142,12 @@ def test_system_reset(monitor: Bench) -> None:
     assert monitor.machine.resets == 1
 
 
+def test_a_guest_that_resets_the_machine_is_told_of(monitor: Bench) -> None:
+    monitor.machine.board.reset()
+    (event,) = monitor.raw_qmp("")
+    assert (event["event"], event["data"]["guest"]) == ("RESET", True)
+
+
 def test_quit_answers_and_says_good_bye(monitor: Bench) -> None:
     answer, event = monitor.execute("quit")
     assert answer == {"return": {}}

@@ -177,8 +177,8 @@ def only_vhost_user(controllers: Iterable[ControllerConfig]) -> None:
     """Raise `CliError` for a controller that a vhost-user socket cannot carry."""
     if any(controller.kind != "virtio-blk" for controller in controllers):
         raise CliError(
-            "IDE drives cannot go through a vhost-user socket",
-            "--ide works with drivebay boot --host unicorn and drivebay qtest",
+            "only the unicorn host and qtest carry IDE now",
+            "drivebay boot --host unicorn --ide SPEC, or drivebay qtest --ide SPEC; QEMU follows",
         )
 
 

@@ -77,10 +77,10 @@ def command(
         state = RunState()
         built = _build(machine, engine, ram_size, legacy)
         _plug(built, state, configs, stack)
-        qtest = _connect("--qtest", qtest_path)
-        qmp = None if qmp_path is None else _connect("--qmp", qmp_path)
         handlers = {signal.SIGTERM: engine.stop, signal.SIGINT: engine.stop}
-        with signals(engine, handlers):
+        with signals(engine, handlers):  # before the test can know of us: then it may end us
+            qtest = _connect("--qtest", qtest_path)
+            qmp = None if qmp_path is None else _connect("--qmp", qmp_path)
             host = QtestHost(built, state, qtest, qmp)
             engine.run()
         host.close()

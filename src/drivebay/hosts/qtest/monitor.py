@@ -71,7 +71,9 @@ class Monitor:
         # Open disks in no drive: of ``blockdev-add``, and what a drive that has gone leaves behind.
         self._nodes: dict[str, Disk] = {}
         self._afterwards: list[Callable[[], None]] = []
+        self._resetting = False
         machine.tray_moved = self._tray_moved
+        machine.board.on_reset(self._was_reset)
         self.commands = {
             "query-status": Command(_Arguments, self._query_status),
             "query-version": Command(_Arguments, self._query_version),
@@ -131,8 +133,15 @@ class Monitor:
         return [{"name": name} for name in ("qmp_capabilities", *self.commands)]
 
     def _system_reset(self, _: _Arguments) -> None:
+        self._resetting = True
         self._machine.board.reset()
+        self._resetting = False
         self._then("RESET", guest=False, reason="host-qmp-system-reset")
+
+    def _was_reset(self) -> None:
+        """If not by us, then by the guest, at one of the ports that do it."""
+        if not self._resetting:
+            self.emit("RESET", {"guest": True, "reason": "guest-reset"})
 
     def _end(self, _: _Arguments) -> None:
         self._then("SHUTDOWN", guest=False, reason="host-qmp-quit")
