@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import sys
+from collections.abc import Callable
 
 import atheris  # type: ignore[import-untyped]
 
@@ -63,6 +64,9 @@ class Tape:
 
     def listen(self, wanted: bool) -> None:
         """It always may talk."""
+
+    def later(self, callback: Callable[[], None]) -> None:
+        engine.later(callback)
 
     def answers(self, asynchronous: tuple[bytes, ...]) -> int:
         lines = self.sent.splitlines()
@@ -118,7 +122,7 @@ def one_input(raw: bytes) -> None:
     while data.remaining_bytes() > 1:
         if data.ConsumeIntInRange(0, 7):
             session.receive(line(data, verbs) + b"\n")
-            engine.run_until(lambda: not session._held, 1)
+            engine.run_until(lambda: not (session._held or session._queue), 5)
             assert lines.answers((b"IRQ ",)) == 1
         else:
             qmp.receive(request(data, commands))

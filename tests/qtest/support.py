@@ -32,6 +32,10 @@ class Tape:
         self.sends = 0
         self.listening = True
         self.space = 1 << 40
+        self.calls: list[Callable[[], None]] = []
+
+    def later(self, callback: Callable[[], None]) -> None:
+        self.calls.append(callback)
 
     def send(self, data: bytes) -> bool:
         self.sent += data
@@ -176,6 +180,8 @@ class Bench:
     def ask(self, line: str | bytes) -> str:
         """A line of qtest; all that it is answered."""
         self.session.receive((line.encode() if isinstance(line, str) else line) + b"\n")
+        while self.tape.calls:
+            self.tape.calls.pop()()
         return self.tape.take()
 
     def raw_qmp(self, data: bytes | str) -> list[dict[str, Any]]:

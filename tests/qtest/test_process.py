@@ -85,6 +85,17 @@ def test_the_signal_comes_while_answers_wait(tmp_path: Path) -> None:
         assert memory(qtest.process.pid) < 300 << 20
 
 
+def test_the_signal_comes_while_lines_wait(tmp_path: Path) -> None:
+    """What takes a minute in all does not keep us from ending."""
+    with Qtest(tmp_path, *PC) as qtest:
+        qtest.socket.sendall(b"memset 0x0 0x1000000 0x1\n" * 2500)
+        assert qtest.execute("query-status")["running"] is True
+        start = time.monotonic()
+        qtest.process.terminate()
+        ends(qtest)
+        assert time.monotonic() - start < 5
+
+
 def memory(pid: int) -> int:
     """Bytes of memory that a process has touched, without its guest's."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()

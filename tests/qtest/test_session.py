@@ -181,6 +181,22 @@ def test_many_lines_are_answered_in_one_go(bench: Bench) -> None:
     assert bench.tape.sends == 1
 
 
+def test_lines_that_take_long_let_others_have_a_turn(bench: Bench) -> None:
+    clock = bench.machine.clock
+
+    def tick() -> None:
+        clock.at(clock.now + 1, tick)
+
+    tick()
+    bench.session.receive(b"clock_step 60000\n" * 10)
+    assert 1 <= bench.tape.take().count("OK") < 10
+    assert not bench.tape.listening
+    while bench.tape.calls:
+        bench.tape.calls.pop()()
+    assert bench.tape.listening
+    assert clock.now == 600_000
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_lines_come_in_any_pieces(bench: Bench, size: int) -> None:
     data = b"inb 0x100\nendianness\n\nread 0 2\n"

@@ -23,6 +23,9 @@ class Peer(Protocol):
     def listen(self, wanted: bool) -> None:
         """Whether to receive; what comes meanwhile stays with the peer."""
 
+    def later(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when others have had a turn."""
+
 
 def _nothing() -> None:
     """Until `Stream.start` says what to do."""
@@ -83,6 +86,10 @@ class Stream:
             self._engine.watch(self._socket.fileno(), self._readable)
         else:
             self._engine.watch(self._socket.fileno(), self._look_hung_up, edge=True)
+
+    def later(self, callback: Callable[[], None]) -> None:
+        """Call `callback` in the next turn."""
+        self._engine.later(callback)
 
     def send(self, data: bytes) -> bool:
         """Send `data`; whether all of it, and all before, has been taken."""
