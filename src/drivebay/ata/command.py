@@ -10,7 +10,7 @@ from drivebay.ata.registers import Error
 from drivebay.disk.buffers import scatter
 from drivebay.disk.contract import Buffers, byte_length
 
-__all__ = ["Aborted", "Action", "Command", "DataIn", "DataOut", "Protocol"]
+__all__ = ["Aborted", "Action", "Command", "DataIn", "DataOut", "Protocol", "keep"]
 
 ABRT: Final = int(Error.ABRT)
 
@@ -46,6 +46,9 @@ class Command:
     """Bytes of a DRQ block, the unit of PIO."""
     unit = 512
     """A part that is transferred is a multiple of this."""
+    interrupts_at_start: bool = False
+    """Whether INTRQ asks for the first block that goes out. It does for the data of a packet
+    (ATA/ATAPI-6 section 9.8), of other commands the host knows (section 9.7)."""
     interrupts_at_end: bool = True
     """Whether INTRQ tells the end. After PIO data-in the last block has told enough."""
     received = bytearray()
@@ -108,6 +111,11 @@ class DataOut(Command):
 
     async def transfer(self, offset: int, buffers: Buffers) -> None:
         """Keep the part."""
-        del self.received[offset:]
-        for buffer in buffers:
-            self.received += buffer
+        keep(self.received, offset, buffers)
+
+
+def keep(received: bytearray, offset: int, buffers: Buffers) -> None:
+    """Put `buffers` at `offset`, the end of what is kept; what came there before is forgotten."""
+    del received[offset:]
+    for buffer in buffers:
+        received += buffer

@@ -162,7 +162,7 @@ class Device:
             self._end(refusal)
             return
         except Exception as bug:
-            log.exception("ata: %s", name_of(self.taskfile.command))
+            guest_log.error("ata: %s", name_of(self.taskfile.command), exc_info=bug)
             self._end(bug)
             return
         self._go_on()
@@ -207,7 +207,7 @@ class Device:
             self._give_up()
         elif failure is None or isinstance(failure, Exception):
             if failure is not None and not isinstance(failure, (DiskError, Aborted)):
-                log.error("ata: %s", name_of(self.taskfile.command), exc_info=failure)
+                guest_log.error("ata: %s", name_of(self.issued.command), exc_info=failure)
             then(failure)
 
     def _have_finished(self, failure: Exception | None) -> None:
@@ -283,9 +283,8 @@ class Device:
         self.status = self.ready | DRQ
         command.show_block(size)
         if self.wire is not None:
-            # The first block that goes out is asked for without an interrupt (section 9.7).
-            silent = phase is Phase.DATA_OUT and self._offset == 0
-            self.wire.data_block(self, not silent)
+            first_out = phase is Phase.DATA_OUT and self._offset == 0
+            self.wire.data_block(self, command.interrupts_at_start or not first_out)
 
     def block_done(self) -> None:
         """The host has taken or filled the whole block."""
@@ -376,6 +375,8 @@ class Device:
         self.status = BSY
         if self._task is not None:
             self._task.cancel()
+        if self._task is None:
+            self._forget()
 
     def release(self) -> None:
         """The reset signal is down; the wire hears `ended` when the device has come up."""
@@ -386,15 +387,19 @@ class Device:
         if self._reset is None or self._held_in_reset or self._task is not None:
             return
         reset, self._reset = self._reset, None
-        self._abandoned = False
-        self._command = None
-        self.phase = Phase.IDLE
-        self.block, self.position = memoryview(b""), 0
+        self._forget()
         self.reset_settings(reset)
         self.diagnose()
         self.status = self.ready_after_reset
         if self.wire is not None:
             self.wire.ended(self, False)
+
+    def _forget(self) -> None:
+        """There is no command under way, and no data for the host."""
+        self._abandoned = False
+        self._command = None
+        self.phase = Phase.IDLE
+        self.block, self.position = memoryview(b""), 0
 
     def diagnose(self) -> None:
         """Put the signature and a passed diagnostic into the registers (section 9.12)."""
@@ -439,13 +444,13 @@ class Device:
     def restore(self, state: dict[str, Any]) -> None:
         """Become what `save` gave; `resume` then lets the disk work again."""
         self.restore_settings(state["settings"])
-        self.taskfile = TaskFile.restore(state["issued"])
         self.issued = TaskFile.restore(state["issued"])
+        self.taskfile = TaskFile.restore(state["issued"])  # of which the command is parsed again
         self._command = None
         if state["command"] is not None:
             self._command = self.restore_command(state["command"])
             self._command.received = bytearray(state["received"])
-        self.taskfile = TaskFile.restore(state["taskfile"])
+        self.taskfile.load(state["taskfile"])  # where the command will tell its end
         self.status, self.error = state["status"], state["error"]
         self.previous = state["previous"]
         self.phase = Phase(state["phase"])

@@ -10,7 +10,16 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Final
 
-from drivebay.ata.command import ABRT, Aborted, Action, Command, DataIn, DataOut, Protocol
+from drivebay.ata.command import (
+    ABRT,
+    Aborted,
+    Action,
+    Command,
+    DataIn,
+    DataOut,
+    Protocol,
+    keep,
+)
 from drivebay.ata.device import Device, Reset
 from drivebay.ata.disk import Diagnostic, transfer_mode
 from drivebay.ata.identify import checksummed
@@ -22,7 +31,13 @@ from drivebay.disk.contract import Buffers
 from drivebay.platform.engine import Engine
 from drivebay.scsi.cdb import RequestSense
 from drivebay.scsi.opcodes import Opcode as ScsiOpcode
-from drivebay.scsi.sense import NO_SENSE, CheckCondition, Sense, SenseKey
+from drivebay.scsi.sense import (
+    INTERNAL_TARGET_FAILURE,
+    NO_SENSE,
+    CheckCondition,
+    Sense,
+    SenseKey,
+)
 from drivebay.scsi.server import request_sense
 from drivebay.scsi.task import Direction, LogicalUnit, Task
 
@@ -108,14 +123,17 @@ class PacketDevice(Device):
         """The command in a packet. Raises `Aborted` with the sense key if the unit refuses it."""
         self._cdb = cdb
         if cdb[0] == ScsiOpcode.REQUEST_SENSE and self._sense != NO_SENSE:
-            task = request_sense(RequestSense.unpack(cdb), self._sense)
+            task = request_sense(RequestSense.unpack(cdb), self._sense, self._forget_sense)
         else:
             try:
                 task = self.unit.execute(cdb, resumed=resumed)
             except CheckCondition as condition:
                 raise self.checked(condition.sense) from condition
-        self._sense = NO_SENSE
+            self._forget_sense()
         return _Execution(self, taskfile, task)
+
+    def _forget_sense(self) -> None:
+        self._sense = NO_SENSE
 
     def checked(self, sense: Sense) -> Aborted:
         """Keep `sense` for REQUEST SENSE. The Error register shows its key (section 8.23.6)."""
@@ -190,15 +208,20 @@ class _Packet(DataOut):
     def ended(self, offset: int, failure: Exception | None) -> int:
         """Refused: status."""
         self._taskfile.count = IO | CD
+        if failure is not None and not isinstance(failure, Aborted):
+            failure = self._device.checked(INTERNAL_TARGET_FAILURE)
         return super().ended(offset, failure)
 
 
 class _Execution(Command):
-    """A SCSI task on an ATA wire."""
+    """A SCSI task on an ATA wire. What goes out are parameters, kept until all are here."""
+
+    interrupts_at_start = True
 
     def __init__(self, device: PacketDevice, taskfile: TaskFile, task: Task) -> None:
         self._device, self._taskfile, self._task = device, taskfile, task
         self.length, self.unit = task.length, task.unit
+        self.received = bytearray()
         dma, limit = device.issued.features & DMA, device.issued.lba_mid_high
         if task.direction is Direction.NONE or not task.length:
             return
@@ -212,7 +235,10 @@ class _Execution(Command):
         self.block = _block(min(limit, MAX_BYTE_COUNT), task)
 
     async def transfer(self, offset: int, buffers: Buffers) -> None:
-        """Let the unit move the part."""
+        """Let the unit fill the part."""
+        if self._task.direction is Direction.OUT:
+            keep(self.received, offset, buffers)
+            return
         try:
             await self._task.transfer(offset, buffers)
         except CheckCondition as condition:
@@ -221,6 +247,8 @@ class _Execution(Command):
     async def finish(self) -> None:
         """Let the unit act."""
         try:
+            if self.received:
+                await self._task.transfer(0, [memoryview(self.received)])
             await self._task.finish()
         except CheckCondition as condition:
             raise self._device.checked(condition.sense) from condition
@@ -233,6 +261,8 @@ class _Execution(Command):
     def ended(self, offset: int, failure: Exception | None) -> int:
         """Status, and the sense key of what failed."""
         self._taskfile.count = IO | CD
+        if failure is not None and not isinstance(failure, Aborted):
+            failure = self._device.checked(INTERNAL_TARGET_FAILURE)
         return super().ended(offset, failure)
 
 

@@ -106,5 +106,9 @@ class TaskFile:
     def restore(cls, state: list[int]) -> Self:
         """The registers that `save` gave."""
         self = cls()
-        *self.registers[:DEVICE], self.device, self.command = state
+        self.load(state)
         return self
+
+    def load(self, state: list[int]) -> None:
+        """Take what `save` gave."""
+        *self.registers[:DEVICE], self.device, self.command = state
