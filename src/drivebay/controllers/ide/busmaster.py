@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from drivebay.ata.device import Device
+from drivebay.ata.device import Device, Phase
 from drivebay.controllers.ide.registers import (
     BusMasterBlock,
     BusMasterCommand,
@@ -40,8 +40,8 @@ class BusMaster:
     def __init__(self, memory: GuestMemory) -> None:
         self._memory = memory
         self.may_master = True
-        self.failed = False
-        """Memory did not answer since the last start."""
+        self.exhausted = False
+        """The table was shorter than the data of the last command."""
         self.registers = BusMasterBlock.bind(self)
         self._command = 0
         self._status = 0  # but for Active
@@ -94,6 +94,11 @@ class BusMaster:
         """INTRQ has risen."""
         self._status |= INTERRUPT
 
+    @property
+    def engaged(self) -> bool:
+        """Whether a drive has the bus, or waits for it."""
+        return self._device is not None
+
     def request(self, device: Device) -> None:
         """`device` has data to move: DMARQ."""
         self._device = device
@@ -105,6 +110,8 @@ class BusMaster:
             self._device = None
             used_up = self._last and not self._left
             self._done = self._done or used_up or not self._command & START
+        else:
+            self.exhausted = False
 
     def reset(self) -> None:
         """As after power-on."""
@@ -116,17 +123,17 @@ class BusMaster:
 
     def _begin(self) -> None:
         self._next = self._address = self._left = 0
-        self._last = self._done = self.failed = False
+        self._last = self._done = self.exhausted = False
         self._run()
 
     def _stop(self) -> None:
         """The drive's command is over, but for what the disk cannot be called back from: as long as
         that reaches memory, Active shows.
         """
-        if self._device is None:
-            self._done = True
-        else:
+        if self._device is not None:
             self._device.abandon()
+        if self._device is None or self._device.phase is not Phase.MOVE:
+            self._done = True
 
     def _run(self) -> None:
         """Move parts while there are both data and regions."""
@@ -138,37 +145,41 @@ class BusMaster:
                 if device.dma_in != bool(self._command & TO_MEMORY):
                     return
                 self._part = (self._next, self._address, self._left, self._last)
-                if not self._move(device):
-                    return
+                self._move(device)
         finally:
             self._running = False
 
-    def _move(self, device: Device) -> bool:
-        """Move one part; False if there is no room for any."""
+    def _move(self, device: Device) -> None:
+        """Move one part. If there is no place for any, the drive's command is over."""
         if not self.may_master:
-            return self._move_nowhere(device)
+            self._move_nowhere(device)
+            return
         try:
             pieces = self._gather(device.dma_left, device.dma_unit)
         except GuestMemoryFault as fault:
-            guest_log.warning("ide: bus master: %s", fault)
-            self._status |= ERROR
-            self._done = self.failed = True
-            return False
-        if not pieces:
-            self._done = True  # the table is shorter than the data
-            return False
-        device.move(pieces)
-        return True
+            self._fail(device, fault)
+            return
+        if pieces:
+            device.move(pieces)
+        else:
+            self._done = self.exhausted = True
+            device.abandon()
 
-    def _move_nowhere(self, device: Device) -> bool:
+    def _move_nowhere(self, device: Device) -> None:
         """A function that may not master the bus: what it reads for memory is lost, as QEMU's own
         tests expect; what it would write to the disk is not made up.
         """
-        if not device.dma_in:
-            return False
-        size = min(device.dma_left, len(NOWHERE) - len(NOWHERE) % device.dma_unit)
-        device.move([NOWHERE[:size]])
-        return True
+        if device.dma_in:
+            size = min(device.dma_left, len(NOWHERE) - len(NOWHERE) % device.dma_unit)
+            device.move([NOWHERE[:size]])
+        else:
+            self._fail(device, "the function may not master the bus")
+
+    def _fail(self, device: Device, why: object) -> None:
+        guest_log.warning("ide: bus master: %s", why)
+        self._status |= ERROR
+        self._done = True
+        device.abandon()
 
     def _gather(self, size: int, unit: int) -> list[memoryview]:
         """Pieces of memory for up to `size` bytes, a multiple of `unit` or all of them."""
@@ -193,8 +204,8 @@ class BusMaster:
         """Read the next region descriptor, once. Raises `GuestMemoryFault`."""
         if self._next >= MAX_REGIONS:
             raise GuestMemoryFault(self._table + 8 * self._next, 8)
-        entry = self._memory.view(self._table + 8 * self._next, 8)
-        base, byte_count, _, flags = PhysicalRegion.unpack_from(bytes(entry))
+        entry = b"".join(self._memory.views(self._table + 8 * self._next, 8))
+        base, byte_count, _, flags = PhysicalRegion.unpack_from(entry)
         self._next += 1
         self._address = base & ~1
         self._left = byte_count & ~1 or 0x10000
@@ -204,7 +215,7 @@ class BusMaster:
 
     def save(self) -> dict[str, Any]:
         """Its state; a part that is being moved is one that was not begun."""
-        moving = self._device is not None and not self._device.dma_left
+        moving = self._device is not None and self._device.phase is Phase.MOVE
         here = (self._next, self._address, self._left, self._last)
         return {
             "command": self._command,

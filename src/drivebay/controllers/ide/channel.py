@@ -59,12 +59,10 @@ class Channel:
         """Pull the drive: what it was doing is given up."""
         drive = self.drives[unit]
         if drive is not None:
-            self.int13.give_up()
-            drive.reset(Reset.POWER_ON)
-            drive.release()
-            drive.wire = None
             self.drives[unit] = None
             self._attached = tuple(each for each in self._attached if each is not drive)
+            drive.reset(Reset.POWER_ON)
+            drive.release()
             self._pending[unit] = False
             self._update_line()
         return drive
@@ -143,7 +141,7 @@ class Channel:
         self._control &= ~HOB
         if value == Opcode.EXECUTE_DEVICE_DIAGNOSTIC:
             self._selected = 0
-            for drive in self._attached:
+            for drive in reversed(self._attached):
                 self._execute(drive, value)
             self._pending[1] = False  # device 0 tells for both
             self._update_line()
@@ -173,7 +171,6 @@ class Channel:
         before, self._control = self._control, value
         if value & SRST and not before & SRST:
             self._selected = 0
-            self.int13.give_up()
             self._pending = [False, False]
             for drive in self._attached:
                 drive.reset(Reset.SOFTWARE)
@@ -186,7 +183,6 @@ class Channel:
         """Power-on."""
         self._control = self._selected = 0
         self._pending = [False, False]
-        self.int13.give_up()
         self.bus_master.reset()
         for drive in self._attached:
             drive.reset(Reset.POWER_ON)
@@ -273,7 +269,9 @@ class Channel:
         if interrupt:
             self._pend(device)
         self.bus_master.ended(device)
-        self.int13.ended(device)
+        self.int13.ended(device, completed=interrupt)
+        if device not in self._attached:  # pulled; its last word may come late
+            device.wire = None
 
     def _pend(self, device: Device) -> None:
         if not self.int13.silences(device):

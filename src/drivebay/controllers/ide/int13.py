@@ -29,6 +29,7 @@ guest_log = RationedLog(logging.getLogger(__name__))
 ERR, DRDY = int(Status.ERR), int(Status.DRDY)
 RESULT_STATUS: Final = 3  # where in the packet
 BLOCK: Final = 2048
+MAX_LBA: Final = (1 << 32) - 1
 
 READS: Final = (Opcode.READ_DMA, Opcode.READ_DMA_ONCE, Opcode.READ_DMA_EXT)
 WRITES: Final = (
@@ -53,7 +54,6 @@ class EnlightenedInt13(PortRegion):
         self._packet: Int13Packet | None = None
         self._address = 0
         self._views: list[memoryview] | None = None  # where a CD's data goes
-        self._given_up = False
 
     def port_read(self, offset: int, width: int) -> int:
         """Nothing is read here."""
@@ -67,7 +67,7 @@ class EnlightenedInt13(PortRegion):
             guest_log.warning("ide: int13: a request while another is under way: ignored")
         else:
             try:
-                data = bytes(self._memory.view(value, Int13Packet.size))
+                data = b"".join(self._memory.views(value, Int13Packet.size))
             except GuestMemoryFault as fault:
                 guest_log.warning("ide: int13: packet: %s", fault)
             else:
@@ -78,11 +78,11 @@ class EnlightenedInt13(PortRegion):
 
     def _begin(self, address: int, packet: Int13Packet) -> Hold | None:
         hold = self.hold = Hold()
-        self._address, self._packet, self._given_up = address, packet, False
+        self._address, self._packet = address, packet
         channel = self._channel
         channel.write_Device(packet.device)  # first: whether it is busy is asked of the right one
         device = channel.selected
-        if device is None or device.busy:
+        if device is None or device.busy or channel.bus_master.engaged:
             self._finish(ERR | (device.status if device is not None else 0))
         elif isinstance(device, PacketDevice):
             self._read_cd(device, packet)
@@ -117,6 +117,10 @@ class EnlightenedInt13(PortRegion):
             self._finish(0)
             return
         first, skipped = divmod(packet.skip_bytes_head, BLOCK)
+        lba = packet.lba_low + first
+        if lba > MAX_LBA:
+            self._finish(ERR | DRDY)
+            return
         try:
             self._views = self._cd_views(packet)
         except GuestMemoryFault as fault:
@@ -124,7 +128,7 @@ class EnlightenedInt13(PortRegion):
             self._finish(ERR | DRDY)
             return
         cdb = Read10(
-            logical_block_address=(packet.lba_low + first) & 0xFFFFFFFF,
+            logical_block_address=lba,
             transfer_length=-(-(skipped + packet.byte_count) // BLOCK),
         )
         device.taskfile.features = PacketFeatures.of(DMA=1)
@@ -152,28 +156,23 @@ class EnlightenedInt13(PortRegion):
         return device is self._device
 
     def dma_request(self, device: Device) -> None:
-        """Move what `device` has to move; whatever keeps it from being moved ends the request."""
-        views, master = self._views, self._channel.bus_master
-        if device is not self._device:
-            master.request(device)
-        elif views is not None:
+        """Move what `device` has to move."""
+        views = self._views
+        if device is not self._device or views is None:
+            self._channel.bus_master.request(device)
+        else:
             self._views = None
             device.move(views)
-        else:
-            master.request(device)
-            if device.phase is Phase.DMA and device is self._device:
-                # A table that is too short ends a request well; one that faults does not.
-                self._finish(ERR | DRDY if master.failed or not master.may_master else 0)
 
-    def ended(self, device: Device) -> None:
-        """`device` is at rest."""
+    def ended(self, device: Device, completed: bool) -> None:
+        """`device` is at rest. A table that is too short ends a request well; one that faults does
+        not, nor do a reset and a bus master that was stopped.
+        """
         if device is self._device:
             status = device.status
-            self._finish(ERR | status if self._given_up else status if status & ERR else 0)
-
-    def give_up(self) -> None:
-        """The drive is reset: the request fails, once it is at rest."""
-        self._given_up = True
+            if not completed and not self._channel.bus_master.exhausted:
+                status |= ERR
+            self._finish(status if status & ERR else 0)
 
     def _finish(self, failure: int) -> None:
         """Let the CPU go on. `failure` is a status that the guest is to see, or 0."""
@@ -193,17 +192,16 @@ class EnlightenedInt13(PortRegion):
 
     def save(self) -> dict[str, Any]:
         """The request under way."""
-        working = self._device is not None
+        drives = self._channel.drives
         return {
             "address": self._address,
             "packet": self._packet.pack() if self.hold is not None and self._packet else None,
-            "unit": self._channel.drives.index(self._device) if working else None,
-            "given_up": self._given_up,
+            "unit": drives.index(self._device) if self._device in drives else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take what `save` gave. Raises `GuestMemoryFault` if the memory is not what it was."""
-        self._address, self._given_up = state["address"], state["given_up"]
+        self._address = state["address"]
         self.hold = self._device = self._views = None
         if state["packet"] is None or state["unit"] is None:
             return
