@@ -13,10 +13,10 @@ than `wanted` could get those of a later message early. Whoever gets a message o
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from drivebay.hosts.peer import PeerError, close_all
 from drivebay.hosts.vhost_user.messages import (
     MAX_REGIONS,
     BackendRequest,
@@ -31,10 +31,6 @@ VERSION: Final = 1
 MAX_PAYLOAD: Final = 4096
 MAX_FDS: Final = MAX_REGIONS
 """Most descriptors of a message: SET_MEM_TABLE has the most."""
-
-
-class PeerError(Exception):
-    """The front end broke the protocol: the connection must be closed."""
 
 
 class Message(NamedTuple):
@@ -56,12 +52,6 @@ class Message(NamedTuple):
 
 
 _NAMES: Final = frozenset(Request)
-
-
-def close_all(fds: Iterable[int]) -> None:
-    """Close descriptors."""
-    for fd in fds:
-        os.close(fd)
 
 
 class Codec:

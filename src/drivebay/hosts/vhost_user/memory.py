@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import logging
-import mmap
-import os
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from drivebay.hosts.vhost_user.codec import PeerError
+from drivebay.hosts.peer import PeerError, map_file
 from drivebay.hosts.vhost_user.messages import MAX_REGIONS, MemoryRegion
 from drivebay.platform.memory import GuestMemory, Region
 
@@ -17,12 +13,6 @@ __all__ = ["MAX_SLOTS", "SharedMemory"]
 
 MAX_SLOTS: Final = 64
 """Regions that may be added one by one (CONFIGURE_MEM_SLOTS)."""
-
-MAX_BYTES: Final = (1 << 63) - 1
-
-log = logging.getLogger(__name__)
-
-_unsealed_told: list[int] = []
 
 
 class _Slot(NamedTuple):
@@ -80,34 +70,5 @@ def _place(region: MemoryRegion) -> tuple[int, int, int]:
     return region.guest_address, region.user_address, region.length
 
 
-def _look_sealed(fd: int) -> None:
-    """Tell, once, of memory that its owner can truncate: a look at what is gone ends this process.
-
-    Nothing can be done about that here (a SIGBUS in the midst of a load or store): a supervisor
-    starts the next one, and requests in flight are not lost.
-    """
-    try:
-        sealed = fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
-    except OSError:  # a file of a file system
-        sealed = 0
-    if not sealed and not _unsealed_told:
-        _unsealed_told.append(fd)
-        log.info(
-            "vhost-user: guest memory is not sealed against truncation: a front end that "
-            "truncates it ends this process"
-        )
-
-
 def _map(region: MemoryRegion, fd: int) -> _Slot:
-    """Map the file from its start: an offset into huge pages need not be a multiple of them."""
-    end = region.mmap_offset + region.length
-    if not region.length or end > MAX_BYTES:
-        raise PeerError(f"a memory region of {region.length} bytes at {region.mmap_offset:#x}")
-    try:
-        if os.fstat(fd).st_size < end:
-            raise PeerError(f"a memory region that ends at {end:#x}, past its file's end")
-        mapping = mmap.mmap(fd, end)
-        _look_sealed(fd)
-    except (OSError, ValueError, OverflowError) as error:
-        raise PeerError(f"a memory region cannot be mapped: {error}") from None
-    return _Slot(region, memoryview(mapping)[region.mmap_offset : end])
+    return _Slot(region, map_file(fd, region.mmap_offset, region.length))

@@ -2,48 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import select
 
+from drivebay.hosts.peer import Notifier
 from drivebay.hosts.vhost_user.messages import VringAddress
 from drivebay.platform.logs import RationedLog
 
-__all__ = ["Notifier", "Vring"]
-
-
-class Notifier:
-    """A descriptor that tells the front end something: an eventfd, or a pipe (User-Mode Linux).
-
-    It shares its O_NONBLOCK with the front end, who may not care, so the flag stays as it is; one
-    that may block is asked for room first.
-    """
-
-    def __init__(self, fd: int, peer_log: RationedLog) -> None:
-        self.fd = fd
-        self._peer_log = peer_log
-        self._room: select.poll | None = None
-        if fd >= 0 and not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK:
-            self._room = select.poll()
-            self._room.register(fd, select.POLLOUT)
-
-    def notify(self) -> None:
-        """Notify the front end, if it can be."""
-        if self.fd < 0 or (self._room is not None and not self._room.poll(0)):
-            return
-        try:
-            os.eventfd_write(self.fd, 1)
-        except BlockingIOError:  # it is full: the front end has plenty to read
-            pass
-        except OSError as error:
-            self._peer_log.warning("vhost-user: it can no longer be notified: %s", error)
-            self.close()
-
-    def close(self) -> None:
-        """Let go of it."""
-        if self.fd >= 0:
-            os.close(self.fd)
-        self.fd, self._room = -1, None
+__all__ = ["Vring"]
 
 
 class Vring:

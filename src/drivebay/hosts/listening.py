@@ -1,0 +1,90 @@
+"""The UNIX sockets that servers listen on: made at a path, or inherited."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+
+__all__ = ["ServerError", "inherited_sockets", "listen"]
+
+
+class ServerError(Exception):
+    """A socket that cannot be served: what, and a hint."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def listen(path: str) -> socket.socket:
+    """A listening socket at `path`, mode 0600; a stale one is replaced. Raises `ServerError`."""
+    _clear_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    mask = os.umask(0o177)  # the socket must never be there with another mode, not for a moment
+    try:
+        listener.bind(path)
+    except OSError as error:
+        listener.close()
+        raise ServerError(*_why_not(path, error)) from None
+    finally:
+        os.umask(mask)
+    listener.listen()
+    return listener
+
+
+def _clear_stale(path: str) -> None:
+    """Remove a socket that nobody listens on any more."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise ServerError(
+                f"socket {path}: there is a file of that name that is not a socket",
+                "choose another name with socket=PATH",
+            )
+    except OSError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except OSError:
+            pass
+    raise ServerError(
+        f"socket {path}: another server is listening there",
+        "stop it, or choose another name with socket=PATH",
+    )
+
+
+def _why_not(path: str, error: OSError) -> tuple[str, str]:
+    folder = os.path.dirname(path) or "."
+    if error.errno == errno.ENOENT:
+        return f"socket {path}: there is no folder {folder}", f"mkdir -p {folder}"
+    if "too long" in str(error):
+        return f"socket {path}: the path is too long", "UNIX sockets take 107 bytes"
+    return f"socket {path}: {error.strerror}", "choose a place you may write to with socket=PATH"
+
+
+def inherited_sockets() -> list[socket.socket]:
+    """The listening sockets that systemd, or whoever speaks its protocol, has handed us.
+
+    Raises `ServerError` if it has not.
+    """
+    count = os.environ.get("LISTEN_FDS", "0")
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)  # they are not for our children
+    try:
+        listeners = [socket.socket(fileno=3 + n) for n in range(int(count))]
+    except (OSError, ValueError):
+        raise ServerError(
+            f"LISTEN_FDS={count}: there are no such sockets",
+            "whoever starts us by socket activation must pass them from descriptor 3 on",
+        ) from None
+    for listener in listeners:
+        listener.set_inheritable(False)
+    return listeners
