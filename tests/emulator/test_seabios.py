@@ -126,6 +126,22 @@ def test_the_second_disk_and_the_slave(
     assert second.read_bytes()[5 * 512 : 6 * 512] == PATTERN
 
 
+def test_code_read_over_code_that_has_run(machine: Machine, tmp_path: Path) -> None:
+    code = begin()
+    for each in ("first", "second"):
+        int13(code, "0042", each)
+        code("9A 0090 0000")  # call 0000:9000
+    end(code)
+    code.data("first", packet(1, BUFFER, 1)).data("second", packet(1, BUFFER, 2))
+    image = disk_file(tmp_path / "disk.img", code.sector())
+    with open(image, "r+b") as file:
+        for sector, letter in ((1, "A"), (2, "B")):
+            file.seek(512 * sector)
+            file.write(bytes.fromhex(f"BAF803 B0{ord(letter):02X} EE CB"))  # far return
+    attach_disk(machine, image)
+    assert machine.boot() == "AB"
+
+
 def dma(code: Code, command: str, direction: str, lba: int) -> None:
     """One sector by the bus master, its end told by interrupt 14. BX is where the bus master is.
 

@@ -34,6 +34,7 @@ from unicorn import x86_const as x86
 
 from drivebay.hosts.emulator.emulator import Emulator
 from drivebay.platform.board import Board
+from drivebay.platform.memory import GuestMemoryFault
 from drivebay.wire import Bit, Bits, Register32, Register64
 
 __all__ = ["CpuError", "End", "RiscvCpu", "X86Cpu", "X86Machine"]
@@ -41,8 +42,8 @@ __all__ = ["CpuError", "End", "RiscvCpu", "X86Cpu", "X86Machine"]
 FOUR_GIB: Final = 1 << 32
 SLICE: Final = 20_000
 """Instructions that are executed before it is looked whether an interrupt or the end is due."""
-NANOSECONDS: Final = 1
-"""What an instruction takes, in the machine's time."""
+INSTRUCTION_NS, ACCESS_NS = 1, 1000
+"""What an instruction and an access to a port take, in the machine's time."""
 IDLE_SECONDS: Final = 0.001
 
 
@@ -68,6 +69,7 @@ class _Cpu:
         self._pc, self._nowhere = pc, nowhere
         self._stopped = False
         """It did not come to the end of the slice, and not to a halt."""
+        self._failure: BaseException | None = None
         self._map_memory(board)
 
     def _map_memory(self, board: Board) -> None:
@@ -89,7 +91,10 @@ class _Cpu:
         emulator = self.emulator
 
         def read(_uc: Uc, offset: int, width: int, _data: object) -> int:
-            return emulator.mmio_read(start + offset, width)
+            try:
+                return emulator.mmio_read(start + offset, width)
+            except BaseException as failure:
+                return self._fail(failure)
 
         def write(_uc: Uc, offset: int, width: int, value: int, _data: object) -> None:
             emulator.mmio_write(start + offset, width, value)
@@ -120,6 +125,17 @@ class _Cpu:
             self._uc.emu_start(self.read_register(self._pc), self._nowhere, 0, SLICE)
         except UcError as error:
             raise CpuError(f"the CPU stopped at {self.where()}: {error}") from error
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _fail(self, failure: BaseException) -> int:
+        """Called in a callback that cannot give its value: unicorn must have one, and no exception
+        may pass through it.
+        """
+        self._failure = failure
+        self._stop()
+        return 0
 
     def _stop(self) -> None:
         """Called in a callback: end the slice with this instruction."""
@@ -129,11 +145,15 @@ class _Cpu:
 
 # -- x86 ------------------------------------------------------------------------------------------
 
-HLT: Final = 0xF4
+HLT: Final = b"\xf4"
+INS: Final = b"\x6d"
+REP, ADDRESS_SIZE = 0xF3, 0x67
+PREFIXES: Final = b"\xf3\x66\x67"
 SEGMENTS: Final = tuple(
     getattr(x86, f"UC_X86_REG_{name}") for name in ("CS", "DS", "ES", "SS", "FS", "GS")
 )
 REAL_MODE: Final = 0x10  # CR0 with ET only
+PAGING: Final = 1 << 31
 
 
 class X86Machine(Protocol):
@@ -155,6 +175,7 @@ class X86Machine(Protocol):
 class Flags(Register32):
     """EFLAGS, as far as interrupts go (Intel SDM volume 1, section 3.4.3)."""
 
+    DF = Bit(10)
     IF = Bit(9)
     TF = Bit(8)
 
@@ -184,6 +205,7 @@ class X86Cpu(_Cpu):
         super().__init__(board, UC_ARCH_X86, UC_MODE_32, x86.UC_X86_REG_EIP, FOUR_GIB)
         self._machine: X86Machine = machine
         self._resetting = False
+        self._accesses = 0
         add = self._uc.hook_add
         add(UC_HOOK_INSN, self._in, None, 1, 0, x86.UC_X86_INS_IN)
         add(UC_HOOK_INSN, self._out, None, 1, 0, x86.UC_X86_INS_OUT)
@@ -224,9 +246,52 @@ class X86Cpu(_Cpu):
     # -- callbacks -------------------------------------------------------------------------------
 
     def _in(self, _uc: Uc, port: int, width: int, _data: object) -> int:
-        return self.emulator.io_read(port, width)
+        self._accesses += 1
+        try:
+            if width > 1 and (items := self._string_items()) > 1:
+                return self._in_string(port, width, items)
+            return self.emulator.io_read(port, width)
+        except BaseException as failure:
+            return self._fail(failure)
+
+    def _string_items(self) -> int:
+        """How many items are still to come if the IN under way is a REP INSW or REP INSD whose
+        memory we can find; else 0.
+        """
+        code = self._code(0, 4)
+        opcode = code.lstrip(PREFIXES)
+        if opcode[:1] != INS or REP not in code[: -len(opcode)]:
+            return 0
+        get = self.read_register
+        if self.flags.DF or get(x86.UC_X86_REG_CR0) & PAGING:
+            return 0
+        items = get(x86.UC_X86_REG_ECX)
+        if self.protected or ADDRESS_SIZE in code[: -len(opcode)]:
+            return items
+        items &= 0xFFFF
+        # A string that wraps around its segment is left to unicorn, an EDI with more bits too.
+        return items if get(x86.UC_X86_REG_EDI) + 4 * items <= 1 << 16 else 0
+
+    def _in_string(self, port: int, width: int, items: int) -> int:
+        """unicorn asks for each item. All but the first, which it gets, go to memory at once, and
+        the registers are set as if it now asked for the last.
+        """
+        get, put = self.read_register, self.write_register
+        destination, length = get(x86.UC_X86_REG_EDI), items * width
+        address = destination + (0 if self.protected else get(x86.UC_X86_REG_ES) << 4)
+        try:
+            ram = self.emulator.ram(address, length)
+        except GuestMemoryFault:
+            return self.emulator.io_read(port, width)
+        data = self.emulator.io_read_string(port, width, items)
+        ram[width:] = data[width:]
+        self._uc.ctl_remove_cache(address, address + length)
+        put(x86.UC_X86_REG_EDI, destination + length - width)
+        put(x86.UC_X86_REG_ECX, get(x86.UC_X86_REG_ECX) - items + 1)
+        return int.from_bytes(data[:width], "little")
 
     def _out(self, _uc: Uc, port: int, width: int, value: int, _data: object) -> None:
+        self._accesses += 1
         self.emulator.io_write(port, width, value)
         machine = self._machine
         if (
@@ -301,6 +366,8 @@ class X86Cpu(_Cpu):
             if self._resetting:
                 self._power_on()
             self._execute()
+            machine.elapse(self._accesses * ACCESS_NS)
+            self._accesses = 0
             if self._resetting or machine.exit_status is not None:
                 continue
             if self._halted():
@@ -308,31 +375,31 @@ class X86Cpu(_Cpu):
                     if not self.flags.IF or not machine.sleep():
                         return End.HALTED
             elif not self._stopped:
-                machine.elapse(SLICE * NANOSECONDS)
+                machine.elapse(SLICE * INSTRUCTION_NS)
             if machine.interrupt_requested and self.flags.IF:
                 self._pass_halt()
                 self._enter(machine.acknowledge())
         return End.EXITED
 
-    def _byte(self, offset: int) -> int:
-        """A byte of code, counted from EIP; protected mode is taken to be flat."""
+    def _code(self, offset: int, length: int) -> bytes:
+        """Code, counted from EIP; protected mode is taken to be flat."""
         address = self.read_register(x86.UC_X86_REG_EIP) + offset
         if not self.protected:
             address += self.read_register(x86.UC_X86_REG_CS) << 4
         try:
-            return int(self._uc.mem_read(address & FOUR_GIB - 1, 1)[0])
+            return bytes(self._uc.mem_read(address & FOUR_GIB - 1, length))
         except UcError:
-            return 0
+            return b""
 
     def _halted(self) -> bool:
         """Whether the slice ended in a HLT. unicorn does not say; one that ends by chance behind a
         byte that looks like one sleeps until the next interrupt.
         """
-        return not self._stopped and self._byte(-1) == HLT
+        return not self._stopped and self._code(-1, 1) == HLT
 
     def _pass_halt(self) -> None:
         """STI delays interrupts by one instruction. Where that is HLT, it is what they wake."""
-        if not self._halted() and self._byte(0) == HLT:
+        if not self._halted() and self._code(0, 1) == HLT:
             eip = self.read_register(x86.UC_X86_REG_EIP)
             self.write_register(x86.UC_X86_REG_EIP, eip + 1)
 
