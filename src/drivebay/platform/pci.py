@@ -211,6 +211,8 @@ class PciFunction:
         every: type[RegisterMap] = type("ConfigRegisters", (RegisterMap,), names)
         bound = every.bind(self).items()
         self._handled = [(offset, access) for offset, access in bound if any(access[2:])]
+        self.capabilities: tuple[object, ...] = ()
+        """What `pci_capabilities.add_capabilities` has added."""
         self._declare_header()
 
     def _declare_header(self) -> None:
@@ -247,6 +249,11 @@ class PciFunction:
         self.config[offset:end] = self._reset_config[offset:end] = value.to_bytes(width, "little")
         self._writable[offset:end] = writable.to_bytes(width, "little")
         self._clearable[offset:end] = clearable.to_bytes(width, "little")
+
+    def handle(self, start: int, registers: type[RegisterMap], owner: object) -> None:
+        """Call the handlers that `owner` has for `registers`, which begin at offset `start`."""
+        bound = registers.bind(owner).items()
+        self._handled += [(start + at, access) for at, access in bound if any(access[2:])]
 
     # -- what the guest does ---------------------------------------------------------------------
 
