@@ -17,6 +17,7 @@ from drivebay.drivers.virtio_ring import Arena, Buffer, SplitDriverRing
 from drivebay.platform.engine import Engine
 from drivebay.platform.memory import GuestMemory
 from drivebay.platform.virtio import QueueSetup, RingAddresses
+from drivebay.suspend import DONE
 
 BLOCK = 4096
 RAM_START, RAM_SIZE = 0x80000000, 16 << 20
@@ -125,8 +126,9 @@ class StageBench:
         for head, rows in queue.chains():
             frame = plain_frame(rows, memory.window) or any_frame(rows, memory)
             _, sector, data, _, written, ram, status_at = frame
-            if next(read(sector, data).__await__(), None) is None:
-                ram[status_at] = 0
+            if read(sector, data) is not DONE:
+                raise RuntimeError("the disk has not read at once")
+            ram[status_at] = 0
             done += (head, written)
         _give_back(queue, done)
 
