@@ -10,7 +10,7 @@ from drivebay.ata.registers import Error
 from drivebay.disk.buffers import scatter
 from drivebay.disk.contract import Buffers, byte_length
 
-__all__ = ["Aborted", "Action", "Command", "DataIn", "DataOut", "Protocol", "keep"]
+__all__ = ["ABRT", "Aborted", "Action", "Command", "DataIn", "DataOut", "Protocol", "keep"]
 
 ABRT: Final = int(Error.ABRT)
 

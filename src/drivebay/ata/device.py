@@ -29,7 +29,7 @@ from drivebay.disk.errors import DiskError
 from drivebay.platform.engine import Engine, Task
 from drivebay.platform.logs import RationedLog
 
-__all__ = ["BUFFER_SIZE", "Device", "Phase", "Reset", "Wire"]
+__all__ = ["BUFFER_SIZE", "Device", "Phase", "Reset", "SataWire", "Wire"]
 
 log = logging.getLogger("drivebay.ata")
 guest_log = RationedLog(log)
@@ -81,6 +81,18 @@ class Wire(Protocol):
         """The command has ended, or a reset has: status, error and task file are final."""
 
 
+class SataWire(Wire, Protocol):
+    """A link on which commands can be queued."""
+
+    def dma_setup(self, device: Device, tag: int) -> None:
+        """The queued command `tag` wants to move data: the drive's `queue.move` does it."""
+
+    def set_device_bits(self, device: Device, tags: int) -> None:
+        """The queued commands in the mask `tags` are done. If status has ERR, one has failed and
+        the others are given up.
+        """
+
+
 class Device:
     """The protocol common to disks and packet devices. Subclasses say what commands mean."""
 
@@ -93,6 +105,8 @@ class Device:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.wire: Wire | None = None
+        self.sata: SataWire | None = None
+        """The same wire, if it is a SATA link."""
         self.taskfile = TaskFile()
         self.status = self.ready_after_reset
         self.error = PASSED
@@ -309,6 +323,14 @@ class Device:
         self._offset += len(self.block)
         self._go_on()
 
+    @property
+    def ends_with_block(self) -> bool:
+        """Whether nothing comes after the block that is shown: the end of PIO data-in."""
+        command = self._command
+        if command is None or self.phase is not Phase.DATA_IN or command.interrupts_at_end:
+            return False
+        return self._offset + len(self.block) == command.length
+
     # -- DMA -------------------------------------------------------------------------------------
 
     @property
@@ -383,8 +405,17 @@ class Device:
         self._held_in_reset = False
         self._come_up()
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing that was begun reaches the host's memory any more."""
+        return self._task is None
+
+    def came_to_rest(self) -> None:
+        """Something has ended that a reset may have waited for."""
+        self._come_up()
+
     def _come_up(self) -> None:
-        if self._reset is None or self._held_in_reset or self._task is not None:
+        if self._reset is None or self._held_in_reset or not self.at_rest:
             return
         reset, self._reset = self._reset, None
         self._forget()

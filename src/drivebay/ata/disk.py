@@ -10,12 +10,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from drivebay.ata.bad import BadSectors
 from drivebay.ata.command import ABRT, Aborted, Action, Command, DataIn, DataOut, Protocol
 from drivebay.ata.device import BUFFER_SIZE, Device, Reset
 from drivebay.ata.geometry import Geometry, default_geometry
 from drivebay.ata.identify import checksummed
 from drivebay.ata.identify_disk import MAX_TRIM_BLOCKS, identify_disk
 from drivebay.ata.media import Flush, MediaAccess, Read, Span, Trim, Verify, Write
+from drivebay.ata.ncq import QUEUED, CommandQueue
 from drivebay.ata.registers import (
     DeviceRegister,
     Error,
@@ -26,6 +28,7 @@ from drivebay.ata.registers import (
     TransferMode,
     name_of,
 )
+from drivebay.ata.sata import SATA_COMMANDS
 from drivebay.ata.settings import Power, Settings
 from drivebay.ata.smart import Smart
 from drivebay.ata.taskfile import TaskFile
@@ -119,6 +122,8 @@ class AtaDisk(Device):
         self.model, self.firmware = model, firmware
         self.serial = serial if serial is not None else (disk.disk_id or b"").hex()[:20].upper()
         self.smart = Smart()
+        self.bad = BadSectors()
+        self.queue: CommandQueue = CommandQueue(self)
         self.sector_size = disk.sector_size
         self.max_multiple = min(MAX_MULTIPLE, BUFFER_SIZE // disk.sector_size)
         self._read_write_buffer = bytes(512)
@@ -174,6 +179,8 @@ class AtaDisk(Device):
             "settings": self.settings.save(),
             "smart": self.smart.save(),
             "buffer": self._read_write_buffer,
+            "bad": self.bad.save(),
+            "queue": self.queue.save(),
         }
 
     def restore_settings(self, state: dict[str, Any]) -> None:
@@ -181,12 +188,33 @@ class AtaDisk(Device):
         self.settings = Settings.restore(state["settings"])
         self.smart.restore(state["smart"])
         self._read_write_buffer = state["buffer"]
+        self.bad.restore(state["bad"])
+        self.queue.restore(state["queue"])
+
+    def resume(self) -> None:
+        """Go on, with the queue too."""
+        super().resume()
+        self.queue.resume()
+
+    # -- the queue -------------------------------------------------------------------------------
+
+    @property
+    def at_rest(self) -> bool:
+        """The queue's commands reach memory, too."""
+        return super().at_rest and self.queue.idle
+
+    def reset(self, reset: Reset) -> None:
+        """The queue is given up with the command under way."""
+        super().reset(reset)
+        self.queue.reset()
 
     # -- commands --------------------------------------------------------------------------------
 
     def execute(self) -> None:
         """Begin a command, unless the drive sleeps."""
-        if self.settings.power != Power.SLEEP:
+        if self.settings.power == Power.SLEEP:
+            return
+        if self.sata is None or self.busy or not self.queue.takes(self.taskfile):
             super().execute()
 
     def parse(self, taskfile: TaskFile) -> Command:
@@ -196,12 +224,16 @@ class AtaDisk(Device):
         if access is not None:
             return self._access(taskfile, access)
         handler = HANDLERS.get(opcode)
+        if handler is None and self.sata is not None:
+            handler = SATA_COMMANDS.get(opcode)
         if handler is None:
             raise Aborted(why="not implemented")
         return handler(self, taskfile)
 
     def describe(self, issued: TaskFile) -> str:
         """Reads and writes by the sectors they name."""
+        if issued.command in QUEUED:
+            return self.queue.describe(issued)
         access = ACCESSES.get(issued.command)
         if access is None:
             return super().describe(issued)
@@ -221,11 +253,20 @@ class AtaDisk(Device):
         self.settings.power = Power.ACTIVE
         if access.protocol in (PIO_IN, DMA_IN):
             return Read(self, taskfile, span, access.protocol, multiple)
-        if self.disk.read_only:
-            raise Aborted(ABRT | WRITE_PROTECTED, "read-only disk")
+        self.must_be_writable()
         write = Write(self, taskfile, span, access.protocol, multiple)
         write.fua = access.fua
         return write
+
+    @property
+    def trims(self) -> bool:
+        """Whether TRIM is there."""
+        return self.disk.unmap_behaviour is not Unmap.IGNORED and not self.disk.read_only
+
+    def must_be_writable(self) -> None:
+        """Raises `Aborted` if the disk is not."""
+        if self.disk.read_only:
+            raise Aborted(ABRT | WRITE_PROTECTED, "read-only disk")
 
     def span(self, taskfile: TaskFile, ext: bool) -> Span:
         """The sectors that `taskfile` names. Raises `Aborted` unless the drive has them all."""
@@ -267,14 +308,21 @@ class AtaDisk(Device):
         raise Aborted(why="NOP")
 
     def do_DATA_SET_MANAGEMENT(self, taskfile: TaskFile) -> Command:
-        """TRIM, up to 8 blocks of ranges."""
-        if self.disk.unmap_behaviour is Unmap.IGNORED or not taskfile.features & 1:
-            raise Aborted(why="only TRIM, where the disk can unmap")
-        if self.disk.read_only:
-            raise Aborted(ABRT | WRITE_PROTECTED, "read-only disk")
-        if not 0 < taskfile.count <= MAX_TRIM_BLOCKS:
+        """TRIM, up to 8 blocks of ranges. Old drivers (QEMU's ide-test) write the count register
+        once and leave a signature in its upper byte, which no count of ours needs.
+        """
+        if not taskfile.features & 1:
+            raise Aborted(why="only TRIM")
+        return self.trim(taskfile, taskfile.count & 0xFF)
+
+    def trim(self, taskfile: TaskFile, blocks: int) -> Trim:
+        """TRIM of the ranges in `blocks` blocks. Raises `Aborted` unless the disk takes it."""
+        if self.disk.unmap_behaviour is Unmap.IGNORED:
+            raise Aborted(why="the disk cannot unmap")
+        self.must_be_writable()
+        if not 0 < blocks <= MAX_TRIM_BLOCKS:
             raise Aborted(why=f"1 to {MAX_TRIM_BLOCKS} blocks of ranges")
-        return Trim(self, taskfile, taskfile.count)
+        return Trim(self, taskfile, blocks)
 
     def do_RECALIBRATE(self, taskfile: TaskFile) -> Command:
         """To cylinder 0, where it always is."""

@@ -69,7 +69,8 @@ class CommandSet1(Register16):
 class CommandSet2(Register16):
     """Words 83 and 86."""
 
-    VALID = Bit(14)  # with bit 15 clear; in word 86: words 119 and 120 are valid (bit 15)
+    WORDS_119_120 = Bit(15)  # in word 86: these are valid
+    VALID = Bit(14)  # with bit 15 clear
     FLUSH_CACHE_EXT = Bit(13)
     FLUSH_CACHE = Bit(12)
     LBA48 = Bit(10)

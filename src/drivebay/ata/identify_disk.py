@@ -14,6 +14,7 @@ from drivebay.ata.identify import (
     PhysicalSector,
     ata_string,
 )
+from drivebay.ata.sata_words import disk_on_sata
 from drivebay.disk.contract import Unmap
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def identify_disk(drive: AtaDisk) -> IdentifyData:
     """Section 7.12."""
     disk, settings = drive.disk, drive.settings
     native, current = drive.native_geometry, drive.geometry
-    trims = disk.unmap_behaviour is not Unmap.IGNORED and not disk.read_only
+    trims = drive.trims
     ratio = disk.physical_sector_size // disk.sector_size
     supported = {
         "NOP": 1,
@@ -53,7 +54,7 @@ def identify_disk(drive: AtaDisk) -> IdentifyData:
     }
     second = CommandSet2.of(FLUSH_CACHE_EXT=1, FLUSH_CACHE=1, LBA48=1, APM=1)
     third = CommandSet3.of(VALID=1, FUA=1, SMART_SELF_TEST=1, SMART_ERROR_LOG=1)
-    return IdentifyData(
+    data = IdentifyData(
         general_configuration=GeneralConfiguration.of(FIXED=1),
         cylinders=native.cylinders,
         heads=native.heads,
@@ -103,6 +104,7 @@ def identify_disk(drive: AtaDisk) -> IdentifyData:
         alignment=0x4000,
         rotation_rate=1,
     )
+    return data if drive.sata is None else disk_on_sata(data)
 
 
 def selected_mode(supported: int, selected: int | None) -> int:

@@ -14,6 +14,7 @@ from drivebay.ata.identify import (
     ata_string,
 )
 from drivebay.ata.identify_disk import ATA_4_TO_8, CABLE_80_DEVICE_0, selected_mode
+from drivebay.ata.sata_words import packet_device_on_sata
 
 if TYPE_CHECKING:
     from drivebay.ata.packet import PacketDevice
@@ -29,7 +30,7 @@ TIMINGS_AND_ULTRA_DMA_VALID: Final = 0x0006
 def identify_packet(drive: PacketDevice) -> IdentifyData:
     """ACS-3 section 7.13."""
     commands = CommandSet1.of(DEVICE_RESET=1, PACKET=1, POWER_MANAGEMENT=1)
-    return IdentifyData(
+    data = IdentifyData(
         general_configuration=PacketConfiguration.of(
             PACKET=PACKET, DEVICE_TYPE=CD_ROM, REMOVABLE=1, DRQ_TIMING=DRQ_WITHIN_50_US
         ),
@@ -55,3 +56,4 @@ def identify_packet(drive: PacketDevice) -> IdentifyData:
         ultra_dma=selected_mode(0x3F, drive.modes["ultra_dma"]),
         hardware_reset=CABLE_80_DEVICE_0,
     )
+    return data if drive.sata is None else packet_device_on_sata(data)

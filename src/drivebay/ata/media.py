@@ -10,7 +10,7 @@ from drivebay.ata.command import Aborted, Command, DataOut, Protocol
 from drivebay.ata.registers import Error
 from drivebay.ata.settings import Power
 from drivebay.ata.taskfile import TaskFile
-from drivebay.disk.contract import Buffers
+from drivebay.disk.contract import Buffers, byte_length
 from drivebay.disk.errors import IllegalBlock, Medium, MediumError
 from drivebay.wire import Bits, Register64
 
@@ -59,6 +59,13 @@ class MediaAccess(Command):
     def __init__(self, drive: AtaDisk, taskfile: TaskFile, span: Span) -> None:
         self._drive, self._taskfile, self._span = drive, taskfile, span
         self.unit = self.block = drive.sector_size
+
+    def must_be_good(self, lba: int, buffers: Buffers) -> None:
+        """Raises `MediumError` if one of the sectors for `buffers` was declared bad."""
+        if self._drive.bad:
+            first = self._drive.bad.first(lba, byte_length(buffers) // self.unit)
+            if first is not None:
+                raise MediumError(Medium.UNRECOVERED_READ, first)
 
     def ended(self, offset: int, failure: Exception | None) -> int:
         """The registers name the last sector moved, or the one that failed."""
@@ -112,7 +119,9 @@ class Read(_Transfer):
 
     async def transfer(self, offset: int, buffers: Buffers) -> None:
         """Straight into the host's memory."""
-        await self._drive.disk.read(self._span.lba + offset // self.unit, buffers)
+        lba = self._span.lba + offset // self.unit
+        self.must_be_good(lba, buffers)
+        await self._drive.disk.read(lba, buffers)
 
 
 class Write(_Transfer):
@@ -124,7 +133,9 @@ class Write(_Transfer):
         """Straight from the host's memory."""
         drive = self._drive
         fua = self.fua or not drive.write_cache
-        await drive.disk.write(self._span.lba + offset // self.unit, buffers, fua)
+        lba = self._span.lba + offset // self.unit
+        await drive.disk.write(lba, buffers, fua)
+        drive.bad.clear(lba, byte_length(buffers) // self.unit)
 
 
 class Verify(MediaAccess):
@@ -137,6 +148,7 @@ class Verify(MediaAccess):
         step = len(piece) // self.unit
         for first in range(0, count, step):
             size = min(step, count - first) * self.unit
+            self.must_be_good(lba + first, [piece[:size]])
             await self._drive.disk.read(lba + first, [piece[:size]])
 
 
@@ -169,6 +181,7 @@ class Trim(DataOut):
                 raise Aborted(ABRT | IDNF, f"TRIM of {lba}+{count} past the end")
         for lba, count in ranges:
             await disk.unmap(lba, count)
+            self._drive.bad.clear(lba, count)
 
     def ended(self, offset: int, failure: Exception | None) -> int:
         """As for any access to the medium."""

@@ -98,6 +98,7 @@ class Opcode(enum.IntEnum):
     READ_DMA_EXT = 0x25
     READ_NATIVE_MAX_ADDRESS_EXT = 0x27
     READ_MULTIPLE_EXT = 0x29
+    READ_LOG_EXT = 0x2F
     WRITE_SECTORS = 0x30
     WRITE_SECTORS_ONCE = 0x31
     WRITE_SECTORS_EXT = 0x34
@@ -105,9 +106,18 @@ class Opcode(enum.IntEnum):
     SET_MAX_ADDRESS_EXT = 0x37
     WRITE_MULTIPLE_EXT = 0x39
     WRITE_DMA_FUA_EXT = 0x3D
+    WRITE_LOG_EXT = 0x3F
     READ_VERIFY_SECTORS = 0x40
     READ_VERIFY_SECTORS_ONCE = 0x41
     READ_VERIFY_SECTORS_EXT = 0x42
+    WRITE_UNCORRECTABLE_EXT = 0x45
+    READ_LOG_DMA_EXT = 0x47
+    WRITE_LOG_DMA_EXT = 0x57
+    READ_FPDMA_QUEUED = 0x60
+    WRITE_FPDMA_QUEUED = 0x61
+    NCQ_NON_DATA = 0x63
+    SEND_FPDMA_QUEUED = 0x64
+    RECEIVE_FPDMA_QUEUED = 0x65
     SEEK = 0x70  # to 0x7F, retired
     EXECUTE_DEVICE_DIAGNOSTIC = 0x90
     INITIALIZE_DEVICE_PARAMETERS = 0x91
@@ -120,6 +130,7 @@ class Opcode(enum.IntEnum):
     PACKET = 0xA0
     IDENTIFY_PACKET_DEVICE = 0xA1
     SMART = 0xB0
+    DEVICE_CONFIGURATION = 0xB1
     READ_MULTIPLE = 0xC4
     WRITE_MULTIPLE = 0xC5
     SET_MULTIPLE_MODE = 0xC6
@@ -140,6 +151,12 @@ class Opcode(enum.IntEnum):
     FLUSH_CACHE_EXT = 0xEA
     IDENTIFY_DEVICE = 0xEC
     SET_FEATURES = 0xEF
+    SECURITY_SET_PASSWORD = 0xF1
+    SECURITY_UNLOCK = 0xF2
+    SECURITY_ERASE_PREPARE = 0xF3
+    SECURITY_ERASE_UNIT = 0xF4
+    SECURITY_FREEZE_LOCK = 0xF5
+    SECURITY_DISABLE_PASSWORD = 0xF6
     READ_NATIVE_MAX_ADDRESS = 0xF8
     SET_MAX_ADDRESS = 0xF9
 
@@ -190,7 +207,7 @@ class SetMaxFeature(enum.IntEnum):
 
 
 def name_of(opcode: int) -> str:
-    """A command as the standard writes it: ``READ DMA EXT``; unknown ones as ``command 0x60``."""
+    """A command as the standard writes it: ``READ DMA EXT``; unknown ones as ``command 0xff``."""
     if opcode & 0xF0 in (Opcode.RECALIBRATE, Opcode.SEEK):
         opcode &= 0xF0
     if opcode in Opcode._value2member_map_:

@@ -22,20 +22,23 @@ class TaskFile:
     """The Command Block registers as the host wrote them, and as the device left them.
 
     `registers` are numbered as in the Command Block: 1 is Features, 2 Count, 3 to 5 the LBA ones.
+    `auxiliary` is the one that only a FIS has.
     """
 
-    __slots__ = ("command", "device", "registers")
+    __slots__ = ("auxiliary", "command", "device", "registers")
 
     def __init__(self) -> None:
         self.registers = [0] * SIZE
         self.device = 0
         self.command = 0
+        self.auxiliary = 0
 
     def copy(self) -> TaskFile:
         """The registers as they are now."""
         other = TaskFile()
         other.registers[:] = self.registers
         other.device, other.command = self.device, self.command
+        other.auxiliary = self.auxiliary
         return other
 
     @property
@@ -64,6 +67,11 @@ class TaskFile:
     @lba_low.setter
     def lba_low(self, value: int) -> None:
         self.registers[LOW] = value
+
+    @property
+    def lba_mid(self) -> int:
+        """LBA bits 15 to 8 and 39 to 32: a page of a log."""
+        return self.registers[MID]
 
     @property
     def lba28(self) -> int:
@@ -100,7 +108,7 @@ class TaskFile:
 
     def save(self) -> list[int]:
         """The registers in order."""
-        return [*self.registers[:DEVICE], self.device, self.command]
+        return [*self.registers[:DEVICE], self.device, self.command, self.auxiliary]
 
     @classmethod
     def restore(cls, state: list[int]) -> Self:
@@ -111,4 +119,4 @@ class TaskFile:
 
     def load(self, state: list[int]) -> None:
         """Take what `save` gave."""
-        *self.registers[:DEVICE], self.device, self.command = state
+        *self.registers[:DEVICE], self.device, self.command, self.auxiliary = state
