@@ -127,9 +127,12 @@ class BusMaster:
         self._run()
 
     def _stop(self) -> None:
-        """The drive's command is over, but for what the disk cannot be called back from: as long as
-        that reaches memory, Active shows.
+        """The command of the drive that is being served is over, but for what the disk cannot be
+        called back from: as long as that reaches memory, Active shows. One that still waits, for
+        the next start, does not notice.
         """
+        if self._done:
+            return
         if self._device is not None:
             self._device.abandon()
         if self._device is None or self._device.phase is not Phase.MOVE:
