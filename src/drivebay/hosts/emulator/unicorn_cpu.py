@@ -45,6 +45,8 @@ SLICE: Final = 20_000
 INSTRUCTION_NS, ACCESS_NS = 1, 1000
 """What an instruction and an access to a port take, in the machine's time."""
 IDLE_SECONDS: Final = 0.001
+MARK: Final = 0x5EED_0DD5_1CE5
+STATE_BYTES: Final = 2048  # of unicorn's own, which has more
 
 
 class CpuError(Exception):
@@ -67,10 +69,12 @@ class _Cpu:
         self.emulator = Emulator(board)
         self._uc: Any = Uc(architecture, mode)  # its calls are not annotated
         self._pc, self._nowhere = pc, nowhere
+        self._halted = False
+        """The slice ended in an instruction that waits for interrupts."""
         self._stopped = False
-        """It did not come to the end of the slice, and not to a halt."""
         self._failure: BaseException | None = None
         self._map_memory(board)
+        self._counter = self._find_counter(board.memory.regions[0].address)
 
     def _map_memory(self, board: Board) -> None:
         """RAM where it is, and one window of registers over each hole below 4 GiB."""
@@ -101,6 +105,18 @@ class _Cpu:
 
         self._uc.mmio_map(start, end - start, read, None, write, None)
 
+    def _find_counter(self, address: int) -> ctypes.c_size_t:
+        """Where unicorn counts the instructions of a slice: that it has come to the end is told by
+        nothing else. It is the word before the one that holds the slice's length.
+        """
+        self._uc.emu_start(address, address, 0, MARK)  # ends before the first instruction,
+        self.flush_code()  # which has become the end for ever
+        state = ctypes.string_at(self._uc._uch, STATE_BYTES)
+        at = state.find(MARK.to_bytes(8, "little"))
+        if at < 8 or any(state[at - 8 : at]):
+            raise CpuError("this version of unicorn is not known: it hides how a slice ended")
+        return ctypes.c_size_t.from_address(self._uc._uch.value + at - 8)
+
     def read_register(self, register: int) -> int:
         """A register by unicorn's number for it."""
         value: int = self._uc.reg_read(register)
@@ -118,8 +134,10 @@ class _Cpu:
         """The program counter, for messages."""
         return f"{self.read_register(self._pc):#x}"
 
-    def _execute(self) -> None:
-        """A slice of work. Raises `CpuError`, and what a device raises."""
+    def _execute(self) -> int:
+        """A slice of work: how many instructions it had. Raises `CpuError`, and what a device
+        raises.
+        """
         self._stopped = False
         try:
             self._uc.emu_start(self.read_register(self._pc), self._nowhere, 0, SLICE)
@@ -128,6 +146,10 @@ class _Cpu:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+        # An instruction is counted, and not executed, if there was one more than the slice has.
+        executed = min(self._counter.value, SLICE)
+        self._halted = not self._stopped and self._counter.value <= SLICE
+        return executed
 
     def _fail(self, failure: BaseException) -> int:
         """Called in a callback that cannot give its value: unicorn must have one, and no exception
@@ -365,17 +387,14 @@ class X86Cpu(_Cpu):
                 return End.TIMEOUT
             if self._resetting:
                 self._power_on()
-            self._execute()
-            machine.elapse(self._accesses * ACCESS_NS)
+            executed = self._execute()
+            machine.elapse(executed * INSTRUCTION_NS + self._accesses * ACCESS_NS)
             self._accesses = 0
             if self._resetting or machine.exit_status is not None:
                 continue
-            if self._halted():
-                while not machine.interrupt_requested:
-                    if not self.flags.IF or not machine.sleep():
-                        return End.HALTED
-            elif not self._stopped:
-                machine.elapse(SLICE * INSTRUCTION_NS)
+            while self._halted and not machine.interrupt_requested:
+                if not self.flags.IF or not machine.sleep():
+                    return End.HALTED
             if machine.interrupt_requested and self.flags.IF:
                 self._pass_halt()
                 self._enter(machine.acknowledge())
@@ -391,15 +410,9 @@ class X86Cpu(_Cpu):
         except UcError:
             return b""
 
-    def _halted(self) -> bool:
-        """Whether the slice ended in a HLT. unicorn does not say; one that ends by chance behind a
-        byte that looks like one sleeps until the next interrupt.
-        """
-        return not self._stopped and self._code(-1, 1) == HLT
-
     def _pass_halt(self) -> None:
         """STI delays interrupts by one instruction. Where that is HLT, it is what they wake."""
-        if not self._halted() and self._code(0, 1) == HLT:
+        if not self._halted and self._code(0, 1) == HLT:
             eip = self.read_register(x86.UC_X86_REG_EIP)
             self.write_register(x86.UC_X86_REG_EIP, eip + 1)
 
@@ -444,7 +457,7 @@ class RiscvCpu(_Cpu):
             if time.monotonic() >= end:
                 return End.TIMEOUT
             self._execute()
-            self.emulator.poll(0 if self._lines else IDLE_SECONDS)
+            self.emulator.poll(IDLE_SECONDS if self._halted and not self._lines else 0)
             status = Sstatus(self.read_register(riscv_const.UC_RISCV_REG_SSTATUS))
             if self._lines and status.SIE:
                 self._trap(status)
