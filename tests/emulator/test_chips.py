@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from drivebay.hosts.emulator.emulator import Emulator
+from drivebay.hosts.emulator import Emulator
 from drivebay.machines.chips.clock import Clock
 from drivebay.machines.pc import Pc
 from drivebay.platform.engine import Engine

@@ -7,7 +7,7 @@ import pytest
 from drivebay.ata.disk import AtaDisk
 from drivebay.controllers.ide import PiixIde
 from drivebay.disk.backends.ram import RamDisk
-from drivebay.hosts.emulator.emulator import Emulator
+from drivebay.hosts.emulator import Emulator
 from drivebay.machines.pc import Pc
 from drivebay.platform.board import Board
 from drivebay.platform.engine import Engine

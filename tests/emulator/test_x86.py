@@ -7,9 +7,11 @@ import itertools
 import pytest
 
 from drivebay.hosts.emulator import unicorn_cpu
-from drivebay.hosts.emulator.unicorn_cpu import CpuError, End, X86Cpu
+from drivebay.hosts.emulator.unicorn_cpu import CpuError, End, RiscvCpu, X86Cpu
 from drivebay.machines.pc import Pc
+from drivebay.platform.board import Board
 from drivebay.platform.engine import Engine
+from drivebay.platform.memory import GuestMemory, Region
 from drivebay.platform.ports import PortRegion
 from tests.emulator.x86 import Code
 
@@ -143,6 +145,18 @@ def test_a_gate_that_is_not_there(engine: Engine) -> None:
     _, cpu = machine(engine, code)
     with pytest.raises(CpuError, match=r"interrupt 0x30 at f000:0000f0.. in protected mode"):
         cpu.run(10)
+
+
+def test_a_stack_that_is_not_there(engine: Engine) -> None:
+    _, cpu = machine(engine, begin()("B8FFFF 8ED0 BCF0FF CD30"))  # SS = FFFFh
+    with pytest.raises(CpuError, match=r"interrupt 0x30 at .* in real mode: no RAM at 0x10ffda"):
+        cpu.run(10)
+
+
+def test_memory_that_cannot_be_mapped(engine: Engine) -> None:
+    for view in (memoryview(bytearray(100)), memoryview(bytes(4096))):
+        with pytest.raises(CpuError, match="cannot be mapped"):
+            RiscvCpu(Board(engine, GuestMemory([Region(0, view)])), 0)
 
 
 def test_stops_are_between_instructions(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,7 @@ class _Cpu:
         """The slice ended in an instruction that waits for interrupts."""
         self._stopped = False
         self._failure: BaseException | None = None
+        self._buffers: list[object] = []  # what unicorn has pointers to
         self._map_memory(board)
         self._counter = self._find_counter(board.memory.regions[0].address)
 
@@ -84,9 +85,10 @@ class _Cpu:
                 self._map_registers(free, address)
                 buffer = (ctypes.c_char * len(view)).from_buffer(view)
                 self._uc.mem_map_ptr(address, len(view), UC_PROT_ALL, ctypes.addressof(buffer))
+                self._buffers.append(buffer)
                 free = address + len(view)
             self._map_registers(free, FOUR_GIB)
-        except UcError as error:
+        except (UcError, TypeError) as error:  # TypeError: it cannot be written
             raise CpuError(f"this memory cannot be mapped: {error}") from error
 
     def _map_registers(self, start: int, end: int) -> None:
@@ -331,10 +333,13 @@ class X86Cpu(_Cpu):
 
     def _enter(self, vector: int) -> None:
         """Begin the handler of `vector`."""
-        if self.protected:
-            self._enter_protected(vector)
-        else:
-            self._enter_real(vector)
+        try:
+            if self.protected:
+                self._enter_protected(vector)
+            else:
+                self._enter_real(vector)
+        except (GuestMemoryFault, UcError) as error:
+            raise CpuError(f"interrupt {vector:#x} at {self.where()}: {error}") from error
 
     def _enter_real(self, vector: int) -> None:
         ram, get, put = self.emulator.ram, self.read_register, self.write_register
