@@ -100,7 +100,7 @@ class PortSpace:
         """IN: the value of `width` bytes (1, 2 or 4) at `port`."""
         claim = self._table.get(port)
         if claim is None:
-            return (1 << 8 * width) - 1
+            return self._read_bytes(port, width) if width > 1 else 0xFF
         base, end, read, _, _ = claim
         if port + width > end:
             return self._read_bytes(port, width)
@@ -110,7 +110,7 @@ class PortSpace:
         """OUT. Returns a `Hold` if the access is not complete."""
         claim = self._table.get(port)
         if claim is None:
-            return None
+            return self._write_bytes(port, width, value) if width > 1 else None
         base, end, _, write, _ = claim
         if port + width > end:
             return self._write_bytes(port, width, value)
@@ -132,7 +132,7 @@ class PortSpace:
             claim.region.port_write_string(port - claim.base, width, data)
 
     def _read_bytes(self, port: int, width: int) -> int:
-        """An access past the end of a region goes on the bus byte by byte."""
+        """An access that is not in one region goes on the bus byte by byte."""
         return sum(self.read(port + at, 1) << 8 * at for at in range(width))
 
     def _write_bytes(self, port: int, width: int, value: int) -> Hold | None:
