@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from drivebay.cli import boot_unicorn
 from drivebay.controllers.ide import PiixIde
 from drivebay.guests.errors import GuestError
-from drivebay.guests.qemu import find_qemu
 from drivebay.hosts.emulator.unicorn_cpu import End, X86Cpu
 from drivebay.machines.pc import Pc
 from drivebay.platform.engine import Engine
@@ -25,7 +26,7 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def seabios() -> bytes:
     try:
-        return find_qemu().firmware("seabios/bios-256k.bin").read_bytes()
+        return Path(boot_unicorn.seabios()).read_bytes()
     except (GuestError, OSError) as error:
         pytest.skip(f"SeaBIOS cannot be had: {error}")
 

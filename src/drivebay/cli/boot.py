@@ -91,7 +91,8 @@ def command(
         )
         if script is not None or kernel or initrd or append or accel or cpus > 1 or qemu_args:
             raise CliError("--host unicorn runs firmware on one CPU", "say no more than --firmware")
-        path = _firmware_path(firmware or "seabios")
+        known = firmware in (None, "seabios")
+        path = boot_unicorn.seabios() if known else _firmware_path(str(firmware))
         return boot_unicorn.boot(drives, path, memory, timeout, as_json)
 
     # Mistakes first, before anything starts.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from drivebay.cli.controllers import ControllerConfig, ide_drives
 from drivebay.cli.errors import CliError
 from drivebay.cli.ide import IdeDrive, open_ide
-from drivebay.cli.terminal import print_json, stream
+from drivebay.cli.terminal import print_json, progress, stream
 from drivebay.disk.scanner import Scanner, SpecError
 from drivebay.disk.spec import parse
 
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from drivebay.ata.device import Device
     from drivebay.platform.engine import Engine
 
-__all__ = ["boot", "drives_of"]
+__all__ = ["boot", "drives_of", "seabios"]
 
 MIB: Final = 1 << 20
 MOST: Final = 2048 * MIB
 MOST_FIRMWARE: Final = 16 * MIB
+SEABIOS: Final = "usr/share/seabios/bios-256k.bin"
 SERIAL_CONSOLE: Final = 0x3F8
 """Where SeaBIOS shows what would be on the screen: there is none."""
 
@@ -41,6 +42,19 @@ def drives_of(controllers: Sequence[ControllerConfig]) -> list[IdeDrive]:
                 "on-error=stop works with drivebay qtest",
             )
     return drives
+
+
+def seabios() -> str:
+    """The path of SeaBIOS: the installed one, or Debian's package beside the system (200 KB).
+
+    Raises `GuestError` if it cannot be had.
+    """
+    from drivebay.guests.debian import PackageSet, tree
+
+    installed = Path("/") / SEABIOS
+    if installed.exists():
+        return str(installed)
+    return str(tree(PackageSet("seabios", ("trixie",), ("seabios",), 10), progress) / SEABIOS)
 
 
 def boot(
