@@ -148,6 +148,8 @@ class EnlightenedInt13(PortRegion):
         self._device = device
         device.taskfile.command = opcode
         device.execute()
+        if device is self._device and not device.busy:  # it sleeps, and has not heard
+            self._finish(ERR | device.status)
 
     # -- the drive's wire, before the channel -----------------------------------------------------
 
