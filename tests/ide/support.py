@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
+import msgspec
+
 from drivebay.ata.device import Device
 from drivebay.controllers.ide import PIIX4, PiixIde
 from drivebay.disk.backends.ram import RamDisk
@@ -173,3 +175,64 @@ def content(disk: Disk) -> bytes:
     data = memoryview(bytearray(disk.byte_count))
     run(disk.read(0, [data]))
     return bytes(data)
+
+
+class Wires:
+    """Ports of whichever bench is behind them now, which a test may change between two accesses.
+
+    `before` is called before each access. With a `width` of 1, 2 or 4 a string is as many single
+    accesses of it.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.before: Callable[[], None] = lambda: None
+        self.width: int | None = None
+        self.hold: Hold | None = None
+
+    def read(self, port: int, width: int) -> int:
+        self.before()
+        return self.bench.ports.read(port, width)
+
+    def write(self, port: int, width: int, value: int) -> Hold | None:
+        self.before()
+        self.hold = self.bench.ports.write(port, width, value)
+        return self.hold
+
+    def read_string(self, port: int, width: int, buffer: memoryview) -> None:
+        if self.width is None:
+            self.before()
+            self.bench.ports.read_string(port, width, buffer)
+            return
+        for at in range(0, len(buffer), self.width):
+            item = self.read(port, self.width).to_bytes(self.width, "little")
+            buffer[at : at + self.width] = item[: len(buffer) - at]
+
+    def write_string(self, port: int, width: int, data: memoryview) -> None:
+        if self.width is None:
+            self.before()
+            self.bench.ports.write_string(port, width, data)
+            return
+        for at in range(0, len(data), self.width):
+            item = int.from_bytes(data[at : at + self.width], "little")
+            self.write(port, self.width, item)
+
+    def driver(self, polled: bool = False) -> IdeDriver:
+        """A driver at the end of the wires."""
+        arena = Arena(self.bench.memory, ARENA, RAM_SIZE - ARENA)
+        raised = None if polled else lambda number: self.bench.board.line(IRQS[number]).level
+        poll = partial(self.bench.engine.turn, 0)
+        return IdeDriver(self, arena, poll=poll, raised=raised)
+
+    def replace(self, drives: Mapping[Place, Device]) -> None:
+        """Save the controller, throw it away, and go on with another that `drives` are on.
+
+        What is saved is plain data: numbers, text and bytes in dicts and lists.
+        """
+        state = msgspec.msgpack.decode(msgspec.msgpack.encode(self.bench.ide.save()))
+        before, hold = self.bench, self.hold
+        self.bench = Bench(before.engine, drives, before.memory)
+        self.bench.ide.restore(state)
+        for channel in self.bench.ide.channels:
+            if hold is not None and channel.int13.hold is not None:
+                channel.int13.hold.then(hold.complete)
