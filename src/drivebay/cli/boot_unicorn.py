@@ -64,7 +64,7 @@ def boot(
 
     The serial port is standard output and the debug port standard error; with `as_json` one object
     has both. Returns what the guest wrote to port 0xF4, or 0 when it halts or switches off. Raises
-    `CliError` if it does neither in `timeout` seconds.
+    `CliError` if it resets itself, or does nothing of this in `timeout` seconds.
     """
     try:
         from drivebay.hosts.emulator.unicorn_cpu import CpuError, End, X86Cpu
@@ -92,8 +92,10 @@ def boot(
             ide.attach(*drive.place, _open(drive, engine, stack))
         pc.bus.plug(1, 1, ide)
         began = time.monotonic()
+        resets: list[None] = []
+        pc.on_reset(lambda: resets.append(None))
         try:
-            end = X86Cpu(pc).run(timeout)
+            end = X86Cpu(pc).run(timeout, until=lambda: bool(resets))
         except CpuError as error:
             raise CliError(str(error), "--host qemu has a CPU that can do more") from error
     if as_json:
@@ -105,6 +107,8 @@ def boot(
             "debug": debug.decode(errors="replace"),
         }
         print_json(outcome)
+    if end is End.STOPPED:
+        raise CliError("the guest has reset itself", "firmware does so when nothing will boot")
     if end is End.TIMEOUT:
         raise CliError(f"the guest has not ended in {timeout:g} s", "--timeout gives it more")
     return pc.exit_status or 0
