@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import struct
 import sys
 
@@ -30,6 +29,7 @@ with atheris.instrument_imports(
     from drivebay.disk.errors import IoError, Medium, MediumError
     from drivebay.platform.engine import Engine
     from drivebay.platform.interrupts import Line
+    from drivebay.platform.logs import RationedLog
     from drivebay.platform.memory import GuestMemory, Region
     from drivebay.platform.mmio import MmioSpace
     from drivebay.platform.ports import PortSpace
@@ -327,8 +327,7 @@ def fuzz_one_input(data: bytes) -> None:
 def main() -> None:
     logging.getLogger("drivebay").addHandler(Errors())
     logging.getLogger("drivebay").propagate = False
-    ration = ata_device.guest_log  # of which no error may be left out
-    ration._burst = ration._left = math.inf  # type: ignore[assignment]
+    ata_device.guest_log = RationedLog(ata_device.log, burst=1 << 60)  # no error is left out
     # A slow input is a find. Long ones from the start: a machine costs as much as many steps.
     options = ["-timeout=10", f"-max_len={1 << 9}", "-len_control=0"]
     atheris.Setup([sys.argv[0], *options, *sys.argv[1:]], fuzz_one_input)
