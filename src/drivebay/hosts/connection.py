@@ -8,9 +8,10 @@ import logging
 import os
 import select
 import socket
+import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 MESSAGES_A_TURN: Final = 16
 """After so many the other devices of the engine have their turn."""
+MAX_UNREAD: Final = 4096
+"""Most messages that a client may send while it owes an answer."""
 FIRST_MESSAGE_SECONDS: Final = 10.0
 """A client that says nothing for so long after it connected makes room for another."""
 
@@ -239,10 +242,65 @@ class Connection:
             else:
                 sent = socket.send_fds(self._socket, [data], [fd])
         except OSError as error:
-            self._engine.later(partial(self._drop, error))
+            self.fail(error)
         else:
             if sent != len(data):
-                self._engine.later(partial(self._drop, "it takes no answers"))
+                self.fail("it takes no answers")
+
+    # -- for protocols in which the server asks, too ---------------------------------------------
+
+    def send_all(self, data: bytes, seconds: float) -> None:
+        """Send more than may find room at once, waiting for that. Never raises."""
+        room = select.poll()
+        room.register(self._socket, select.POLLOUT)
+        end = time.monotonic() + seconds
+        view = memoryview(data)
+        while view and self._open:
+            left = end - time.monotonic()
+            if left <= 0 or not room.poll(1000 * left):
+                self.fail(f"it has taken no bytes for {seconds:g} s")
+                return
+            try:
+                view = view[self._socket.send(view) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                self.fail(error)
+                return
+
+    def wait_for(self, wanted: Callable[[Any, bool], bool], seconds: float) -> Any | None:
+        """The next message that is `wanted`, before its turn: told the message, and whether none
+        has to be handled before it. None if the connection has ended, or does so for that none
+        came. Nothing else of the engine's runs meanwhile. Never raises.
+        """
+        look = select.poll()
+        look.register(self._socket, select.POLLIN)
+        end = time.monotonic() + seconds
+        while self._open:
+            for place, message in enumerate(self._unread):
+                if wanted(message, not place):
+                    del self._unread[place]
+                    return message
+            left = end - time.monotonic()
+            if left <= 0 or len(self._unread) > MAX_UNREAD or not look.poll(1000 * left):
+                self.fail(f"no answer for {seconds:g} s")
+                return None
+            try:
+                data, fds = self._receive()
+                if not data:
+                    self.fail("it hung up")
+                    return None
+                self._unread.extend(self._codec.receive(data, fds))
+            except BlockingIOError:
+                continue
+            except (PeerError, OSError) as error:
+                self.fail(error)
+                return None
+        return None
+
+    def fail(self, why: object) -> None:
+        """Close the connection, but not from the midst of a device's work."""
+        self._engine.later(partial(self._drop, why))
 
     def resumed(self) -> None:
         """What was busy no longer is."""
