@@ -465,6 +465,7 @@ class Device:
             "buffer": bytes(self._buffer[: max(self._filled, self._shown)]) if under_way else b"",
             "filled": self._filled,
             "shown": self._shown,
+            "ahead": self._ahead,
             "block": len(self.block),
             "position": self.position,
             "abandoned": self._abandoned,
@@ -487,6 +488,7 @@ class Device:
         self.phase = Phase(state["phase"])
         self._offset, self._filled = state["offset"], state["filled"]
         self._shown, self.position = state["shown"], state["position"]
+        self._ahead = state["ahead"]
         self._buffer[: len(state["buffer"])] = state["buffer"]
         self.block = self._buffer[self._shown - state["block"] : self._shown]
         self._reset = None if state["reset"] is None else Reset(state["reset"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Final
 
 from drivebay.ata.device import Device, Phase
@@ -216,9 +217,10 @@ class BusMaster:
 
     # -- saving ----------------------------------------------------------------------------------
 
-    def save(self) -> dict[str, Any]:
+    def save(self, drives: Sequence[Device | None]) -> dict[str, Any]:
         """Its state; a part that is being moved is one that was not begun."""
-        moving = self._device is not None and self._device.phase is Phase.MOVE
+        device = self._device
+        moving = device is not None and device.phase is Phase.MOVE
         here = (self._next, self._address, self._left, self._last)
         return {
             "command": self._command,
@@ -226,14 +228,15 @@ class BusMaster:
             "table": self._table,
             "place": list(self._part if moving else here),
             "done": self._done,
+            "unit": drives.index(device) if device and device in drives else None,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any], drives: Sequence[Device | None]) -> None:
         """Take what `save` gave; the drive asks for the bus again when it goes on."""
         self._command, self._status = state["command"], state["status"]
         self._table, self._done = state["table"], state["done"]
         self._next, self._address, self._left, self._last = state["place"]
-        self._device = None
+        self._device = None if state["unit"] is None else drives[state["unit"]]
 
 
 def _shortened(pieces: list[memoryview], extra: int) -> list[memoryview]:

@@ -292,7 +292,7 @@ class Channel:
             "selected": self._selected,
             "control": self._control,
             "pending": list(self._pending),
-            "bus_master": self.bus_master.save(),
+            "bus_master": self.bus_master.save(self.drives),
             "int13": self.int13.save(),
             "drives": [None if drive is None else drive.save() for drive in self.drives],
         }
@@ -309,7 +309,7 @@ class Channel:
                 drive.restore(saved)
         self._selected, self._control = state["selected"], state["control"]
         self._pending = list(state["pending"])
-        self.bus_master.restore(state["bus_master"])
+        self.bus_master.restore(state["bus_master"], self.drives)
         self.int13.restore(state["int13"])
         self._line.set(self._pending[self._selected] and not self._control & NIEN)
         for drive in self._attached:

@@ -131,7 +131,7 @@ class EnlightenedInt13(PortRegion):
             logical_block_address=lba,
             transfer_length=-(-(skipped + packet.byte_count) // BLOCK),
         )
-        device.taskfile.features = PacketFeatures.of(DMA=1)
+        device.taskfile.features = int(PacketFeatures.of(DMA=1))  # plain, as it may be saved
         self._execute(device, Opcode.PACKET)
         if device.phase is Phase.DATA_OUT:
             device.block[:] = cdb.pack().ljust(PACKET_SIZE, b"\0")
@@ -146,7 +146,7 @@ class EnlightenedInt13(PortRegion):
 
     def _execute(self, device: Device, opcode: int) -> None:
         self._device = device
-        device.taskfile.command = opcode
+        device.taskfile.command = int(opcode)
         device.execute()
         if device is self._device and not device.busy:  # it sleeps, and has not heard
             self._finish(ERR | device.status)
@@ -194,11 +194,11 @@ class EnlightenedInt13(PortRegion):
 
     def save(self) -> dict[str, Any]:
         """The request under way."""
-        drives = self._channel.drives
+        device, drives = self._device, self._channel.drives
         return {
             "address": self._address,
             "packet": self._packet.pack() if self.hold is not None and self._packet else None,
-            "unit": drives.index(self._device) if self._device in drives else None,
+            "unit": drives.index(device) if device and device in drives else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
