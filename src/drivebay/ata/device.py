@@ -334,6 +334,11 @@ class Device:
     # -- DMA -------------------------------------------------------------------------------------
 
     @property
+    def moved(self) -> int:
+        """Bytes of the command's data that were moved for good."""
+        return self._offset
+
+    @property
     def dma_left(self) -> int:
         """Bytes that the command in its DMA phase has left to move, else 0."""
         command = self._command
@@ -409,6 +414,11 @@ class Device:
     def at_rest(self) -> bool:
         """Whether nothing that was begun reaches the host's memory any more."""
         return self._task is None
+
+    @property
+    def reaches_memory(self) -> bool:
+        """Whether the disk has views of the host's memory now."""
+        return self.phase is Phase.MOVE and self._task is not None
 
     def came_to_rest(self) -> None:
         """Something has ended that a reset may have waited for."""

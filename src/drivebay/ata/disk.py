@@ -203,6 +203,16 @@ class AtaDisk(Device):
         """The queue's commands reach memory, too."""
         return super().at_rest and self.queue.idle
 
+    @property
+    def reaches_memory(self) -> bool:
+        """The queue's do."""
+        return super().reaches_memory or not self.queue.idle
+
+    def abandon(self) -> None:
+        """The queue is abandoned with the command under way."""
+        super().abandon()
+        self.queue.give_up()
+
     def reset(self, reset: Reset) -> None:
         """The queue is given up with the command under way."""
         super().reset(reset)
