@@ -70,6 +70,7 @@ seeds, lengths = st.integers(0, 1 << 16), st.integers(1, 30)
 features = st.one_of(
     st.tuples(st.sampled_from(Feature), st.integers(0, 255)),
     st.tuples(st.just(Feature.SET_TRANSFER_MODE), st.integers(0, 0x4F)),
+    st.tuples(st.sampled_from([Feature.KEEP_DEFAULTS, Feature.ENABLE_APM]), st.just(7)),
 )
 MODES: dict[int, int] = {
     TransferMode.ULTRA_DMA: 5,
@@ -508,6 +509,7 @@ class IdeMachine(RuleBasedStateMachine):
         for unit in (0, 1):
             self.models[channel, unit].software_reset()
             self.all((channel, unit), lambda disk, _: disk.refresh())
+            self.identify((channel, unit))
 
     @rule()
     def system_reset(self) -> None:
