@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import guest, inprocess, machine, report, vhost_user
+from benchmarks import guest, ide, inprocess, machine, report, vhost_user
 from benchmarks.peers import PeerError
 from benchmarks.progress import Progress
 from benchmarks.report import Result
@@ -20,6 +20,7 @@ PARTS: dict[str, Callable[[Run], Iterator[Result]]] = {
     "virtio-blk": guest.measure_virtio_blk,
     "vhost-user": vhost_user.measure,
     "in-process": inprocess.measure,
+    "ide": ide.measure,
 }
 
 

@@ -128,6 +128,7 @@ COLUMNS: dict[str, Cell] = {
     "spread": lambda row: f"{row['spread']:.0%} / {row['spread_peer']:.0%}",
     "server CPU us": lambda row: _pair(row, "server_cpu_us_ours", "server_cpu_us_peer"),
     "with driver": lambda row: _figure(row["total_us"]) if "total_us" in row else "",
+    "accesses": lambda row: str(row.get("accesses", "")),
     "floor": _floor,
     "peer is": lambda row: str(row["peer_name"]),
 }

@@ -373,12 +373,17 @@ class IdeChannel:
 
     # -- enlightened INT 13h ---------------------------------------------------------------------
 
+    @property
+    def packet_bytes(self) -> memoryview:
+        """Where the channel's packets are put."""
+        return self.memory.view(self._packet, Int13Packet.size)
+
     def int13(self, packet: Int13Packet) -> None:
         """A whole request by one port write, which ends when the request has.
 
         Raises `IdeError` with the status that the packet was given.
         """
-        view = self.memory.view(self._packet, Int13Packet.size)
+        view = self.packet_bytes
         view[:] = packet.pack()
         hold = self._ports.write(self._places.int13, 4, self._packet)
         if hold is not None:
