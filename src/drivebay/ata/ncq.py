@@ -81,10 +81,11 @@ class Failure:
 class _Entry:
     """A command in the queue."""
 
-    __slots__ = ("command", "dropped", "offset", "size", "task", "taskfile", "working")
+    __slots__ = ("command", "dropped", "offset", "result", "size", "task", "taskfile", "working")
 
-    def __init__(self, taskfile: TaskFile, command: Command) -> None:
+    def __init__(self, taskfile: TaskFile, result: TaskFile, command: Command) -> None:
         self.taskfile, self.command = taskfile, command
+        self.result = result  # where the command leaves what went wrong
         self.offset = self.size = 0  # bytes that were moved, and that are being moved
         self.working = False
         self.task: Task | None = None
@@ -131,12 +132,13 @@ class CommandQueue:
                 raise Aborted(why="the queue has failed")
             if tag in self._entries:
                 raise Aborted(why="the tag is in use")
-            command = self._parse(taskfile)
+            result = taskfile.copy()
+            command = self._parse(result)
         except Exception as refusal:
             self._refuse(tag, taskfile, refusal)
             return
         drive.settings.power = Power.ACTIVE
-        entry = self._entries[tag] = _Entry(taskfile, command)
+        entry = self._entries[tag] = _Entry(taskfile, result, command)
         drive.status, drive.error = drive.ready, 0
         drive.sata.ended(drive, False)
         self._go_on(tag, entry)
@@ -249,7 +251,8 @@ class CommandQueue:
 
     def _fail(self, tag: int, entry: _Entry, failure: Exception) -> None:
         del self._entries[tag]
-        self._failed(tag, entry.taskfile, entry.command.ended(entry.offset, failure), failure)
+        error = entry.command.ended(entry.offset, failure)
+        self._failed(tag, entry.taskfile, error, failure, entry.result)
 
     def _refuse(self, tag: int | None, taskfile: TaskFile, failure: Exception) -> None:
         """The host waits for an answer to this one."""
@@ -258,11 +261,18 @@ class CommandQueue:
         self._unanswered = True
         self._failed(tag, taskfile, failure.bits if isinstance(failure, Aborted) else ABRT, failure)
 
-    def _failed(self, tag: int | None, taskfile: TaskFile, error: int, failure: Exception) -> None:
+    def _failed(
+        self,
+        tag: int | None,
+        taskfile: TaskFile,
+        error: int,
+        failure: Exception,
+        result: TaskFile | None = None,
+    ) -> None:
         status = self._drive.ready | ERR
         self._tell(taskfile, tag, status, error, failure)
         if self.failure is None:
-            self.failure = Failure(tag, status, error, taskfile)
+            self.failure = Failure(tag, status, error, result or taskfile)
         self._to_report = True
         self._drop_all()
         self._settle()
@@ -330,11 +340,12 @@ class CommandQueue:
         self._entries = {}
         for saved in state["commands"]:
             taskfile = TaskFile.restore(saved)
+            result = taskfile.copy()
             try:
-                command = self._parse(taskfile)
+                command = self._parse(result)
             except Aborted as refusal:  # the disk has changed since
                 command = _Refused(refusal)
-            self._entries[tag_of(taskfile)] = _Entry(taskfile, command)
+            self._entries[tag_of(taskfile)] = _Entry(taskfile, result, command)
 
     def resume(self) -> None:
         """Go on after `restore`."""
