@@ -42,6 +42,7 @@ BUS_MASTER = 0xC000
 COMMAND, CONTROL, INT13 = (0x1F0, 0x170), (0x3F6, 0x376), (0x1E0, 0x160)
 BSY_DRQ_ERR = 0x89
 TURNS = 5000
+MAX_SAVES = 2  # in an input: each costs as much as a hundred steps
 LAYOUTS = (  # a disk, a DVD, an empty drive, nothing: channel 0, then channel 1
     ("disk", "dvd", "empty", ""),
     ("disk", "", "dvd", "disk"),
@@ -99,6 +100,7 @@ class Machine:
             self.attach(place, kind)
         self.ide.plugged(self.ports, MmioSpace(), Line(lambda _level: None))
         self.pulled: list[tuple[int, Device]] = []
+        self.saves = 0
 
     def attach(self, place: int, kind: str) -> None:
         if not kind:
@@ -126,6 +128,7 @@ class Machine:
         for place, _ in self.pulled:
             other.pull(place)
         other.ide.restore(state)
+        other.saves = self.saves + 1
         return other
 
     def pull(self, place: int) -> None:
@@ -290,7 +293,7 @@ def step(machine: Machine, source: Input) -> Machine:
     elif action < 250:
         machine.ide.reset()
         machine.enable()
-    else:
+    elif machine.saves < MAX_SAVES:
         return machine.saved_and_restored()
     return machine
 
