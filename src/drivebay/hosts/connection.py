@@ -178,15 +178,17 @@ class Connection:
                 if self._session.busy:
                     self._wait()
                     return
-                data, fds = self._receive()
+                try:
+                    data, fds = self._receive()
+                except BlockingIOError:
+                    if self._lookout is None or not self._lookout(self._came):
+                        return
+                    continue
                 if not data:
                     self.close()
                     return
                 self._unread.extend(self._codec.receive(data, fds))
             if self._unread:  # they wake nobody
-                self._engine.later(self._go_on)
-        except BlockingIOError:
-            if self._lookout is not None and self._lookout(self._came):
                 self._engine.later(self._go_on)
         except (PeerError, OSError) as error:
             self._drop(error)
