@@ -112,9 +112,10 @@ def test_a_dvd_is_read_only() -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "boot"])
-def test_vhost_user_carries_no_ide(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--ide", "mem:1M"]) == 1
+def test_nobody_can_stop_the_machine_behind_a_socket(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--ide", "mem:1M,on-error=stop"]) == 1
     error, hint = capsys.readouterr().err.splitlines()
-    assert "IDE" in error
-    assert "unicorn" in hint
+    assert "ide0-hd0: on-error=stop" in error
     assert "qtest" in hint

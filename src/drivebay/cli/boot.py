@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from drivebay.cli.backend import Backend
-from drivebay.cli.controllers import controller_options, only_vhost_user, parse_controllers
+from drivebay.cli.controllers import check_servable, controller_options, parse_controllers
 from drivebay.cli.errors import CliError
 from drivebay.cli.terminal import print_json, progress, stream
 
@@ -79,6 +79,7 @@ def command(
     \b
     drivebay boot --virtio-blk mem:256M --run 'mkfs.ext4 -q /dev/vda && fsck.ext4 -f /dev/vda'
     drivebay boot --virtio-blk file:debian.img --firmware seabios -- -nic user
+    drivebay boot --ide mem:64M --run 'mkfs.ext4 -q /dev/sda && fsck.ext4 -f /dev/sda'
     drivebay boot --host unicorn --ide file:disk.img
     """
     from drivebay.guests.qemu import find_qemu
@@ -96,16 +97,22 @@ def command(
         return boot_unicorn.boot(drives, path, memory, timeout, as_json)
 
     # Mistakes first, before anything starts.
-    only_vhost_user(parse_controllers(virtio_blk, controllers, disks, ide))
+    configs = parse_controllers(virtio_blk, controllers, disks, ide)
+    check_servable(configs)
     if kernel and firmware:
         raise CliError("--kernel and --firmware are two ways to boot", "choose one")
     if script is not None and (kernel or firmware):
         raise CliError("--run needs the guest that we know", "leave --kernel and --firmware out")
-    words = [("--virtio-blk", virtio_blk), ("--controller", controllers), ("--disk", disks)]
+    qemu = find_qemu(progress)
+    if not qemu.has_vfio_user and any(config.kind == "ide" for config in configs):
+        version = ".".join(map(str, qemu.version))
+        raise CliError(f"QEMU {version} has no vfio-user-pci for IDE drives", "QEMU 10.1 has it")
+    words = [("--virtio-blk", virtio_blk), ("--ide", ide)]
+    words += [("--controller", controllers), ("--disk", disks)]
     with Backend(
         [word for option, texts in words for text in texts for word in (option, text)]
     ) as backend:
-        arguments = [*backend.qemu_arguments(find_qemu(progress).version), *qemu_args]
+        arguments = [*backend.qemu_arguments(qemu.version), *qemu_args]
         common: dict[str, Any] = {"memory": memory, "cpus": cpus, "accel": accel or "auto"}
         if kernel or firmware:
             image = ["-kernel", str(kernel)] if kernel else _firmware(str(firmware))

@@ -23,9 +23,9 @@ from drivebay.disk.spec import Attachment, parse_attachment
 __all__ = [
     "ControllerConfig",
     "DiskConfig",
+    "check_servable",
     "controller_options",
     "ide_drives",
-    "only_vhost_user",
     "parse_controllers",
 ]
 
@@ -91,7 +91,7 @@ _KINDS: Final = {
         disk_keys=("serial",),
         add=_add_disk,
     ),
-    "ide": _Kind((), (), IDE_FLAGS, IDE_KEYS, _add_drive),
+    "ide": _Kind((), ("socket",), IDE_FLAGS, IDE_KEYS, _add_drive),
 }
 
 
@@ -117,7 +117,7 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "ide",
             multiple=True,
             metavar="SPEC[,ro][,p|s][,0|1][,dvd][,serial=S][,model=M][,firmware=F]"
-            "[,on-error=stop|report]",
+            "[,on-error=stop|report][,socket=PATH]",
             help="An IDE drive on the primary or secondary channel, unit 0 or 1.",
         ),
         click.option(
@@ -173,13 +173,17 @@ def ide_drives(controllers: Iterable[ControllerConfig]) -> list[IdeDrive]:
     return found[0].drives if found else []
 
 
-def only_vhost_user(controllers: Iterable[ControllerConfig]) -> None:
-    """Raise `CliError` for a controller that a vhost-user socket cannot carry."""
-    if any(controller.kind != "virtio-blk" for controller in controllers):
-        raise CliError(
-            "only the unicorn host and qtest carry IDE now",
-            "drivebay boot --host unicorn --ide SPEC, or drivebay qtest --ide SPEC; QEMU follows",
-        )
+def check_servable(controllers: Iterable[ControllerConfig]) -> None:
+    """Raise `CliError` for what a controller cannot do on a socket."""
+    for controller in controllers:
+        if controller.kind == "ide" and not controller.drives:
+            raise CliError(f"controller {controller.id} has no drives", "--ide mem:64M adds one")
+        for drive in controller.drives:
+            if drive.on_error == "stop":
+                raise CliError(
+                    f"{drive.name}: on-error=stop, but the machine is not ours to stop",
+                    "it works with drivebay qtest",
+                )
 
 
 def _named(text: str) -> ControllerConfig:
@@ -212,7 +216,15 @@ def _ide(texts: Sequence[str]) -> list[ControllerConfig]:
     controller = ControllerConfig("ide", "ide")
     for text in texts:
         attachment = parse_attachment(text)
-        _add_drive(controller, attachment, attachment.checked(IDE_FLAGS, IDE_KEYS))
+        options = attachment.checked(IDE_FLAGS, (*IDE_KEYS, "socket"))
+        _add_drive(controller, attachment, options)
+        path = str(options.get("socket", "")) or controller.socket
+        if controller.socket not in (None, path):
+            raise CliError(
+                f"--ide {text}: the controller has socket={controller.socket}",
+                "--controller ide,id=NAME,socket=PATH with --disk SPEC,on=NAME is another one",
+            )
+        controller.socket = path
     return [controller]
 
 

@@ -9,10 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from drivebay.cli.controllers import ControllerConfig
+from drivebay.cli.functions import native_ide
 from drivebay.cli.signals import signals
 from drivebay.controllers.virtio.block import BlockDevice
 from drivebay.disk.contract import Disk
 from drivebay.disk.errors import DiskError
+from drivebay.hosts.connection import SocketServer
+from drivebay.hosts.vfio_user.memory import ClientMemory
+from drivebay.hosts.vfio_user.server import VfioUserServer
 from drivebay.hosts.vhost_user.server import VhostUserServer
 from drivebay.platform.engine import Engine
 from drivebay.suspend import run
@@ -28,7 +32,7 @@ LAST_SECONDS: Final = 10.0
 class DataPlane:
     """Opens the disks of `controllers` and serves each on its listener of `listeners`.
 
-    Raises `DiskOpenError` if a disk cannot be opened.
+    Raises `DiskOpenError` or `CliError` if a disk cannot be opened.
     """
 
     def __init__(
@@ -36,23 +40,38 @@ class DataPlane:
     ) -> None:
         self._engine = Engine()
         self.disks: list[Disk] = []
-        self._devices: list[BlockDevice] = []
-        self._servers: list[VhostUserServer] = []
-        self._controllers = controllers
+        self.sizes: list[int] = []
+        """Bytes of the disks of each controller."""
+        self._devices: dict[str, BlockDevice] = {}
+        self._servers: list[SocketServer] = []
         for controller, listener in zip(controllers, listeners, strict=True):
-            config = controller.disks[0]
-            disk = config.attachment.disk.open(config.read_only)
-            self.disks.append(disk)
-            device = BlockDevice(
-                disk,
-                self._engine,
-                serial=config.serial,
-                queues=controller.queues,
-                queue_size=controller.queue_size,
-                packed=controller.packed,
-            )
-            self._devices.append(device)
-            self._servers.append(VhostUserServer(device, self._engine, listener, owned=False))
+            serve = self._serve_ide if controller.kind == "ide" else self._serve_virtio_blk
+            opened = len(self.disks)
+            self._servers.append(serve(controller, listener))
+            self.sizes.append(sum(disk.byte_count for disk in self.disks[opened:]))
+
+    def _serve_virtio_blk(
+        self, controller: ControllerConfig, listener: socket.socket
+    ) -> SocketServer:
+        config = controller.disks[0]
+        disk = config.attachment.disk.open(config.read_only)
+        self.disks.append(disk)
+        device = BlockDevice(
+            disk,
+            self._engine,
+            serial=config.serial,
+            queues=controller.queues,
+            queue_size=controller.queue_size,
+            packed=controller.packed,
+        )
+        self._devices[controller.id] = device
+        return VhostUserServer(device, self._engine, listener, owned=False)
+
+    def _serve_ide(self, controller: ControllerConfig, listener: socket.socket) -> SocketServer:
+        memory = ClientMemory()
+        function, disks = native_ide(controller.drives, memory, self._engine)
+        self.disks += disks
+        return VfioUserServer(function, memory, self._engine, listener, owned=False)
 
     @property
     def persistent(self) -> bool:
@@ -100,10 +119,10 @@ class DataPlane:
             log.error("the new size of a disk is not known: %s", error)
 
     def statistics(self) -> list[dict[str, Any]]:
-        """What each controller has done."""
+        """What each virtio-blk controller has done."""
         return [
             {
-                "id": controller.id,
+                "id": name,
                 "requests": device.statistics.requests,
                 "reads": device.statistics.reads,
                 "read-bytes": device.statistics.read_bytes,
@@ -112,5 +131,5 @@ class DataPlane:
                 "flushes": device.statistics.flushes,
                 "errors": device.statistics.errors,
             }
-            for controller, device in zip(self._controllers, self._devices, strict=True)
+            for name, device in self._devices.items()
         ]

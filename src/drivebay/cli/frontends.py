@@ -1,17 +1,21 @@
-"""The arguments with which stock virtual machine monitors attach to a vhost-user socket."""
+"""The arguments with which stock virtual machine monitors attach to our sockets."""
 
 from __future__ import annotations
+
+import json
 
 from drivebay.cli.controllers import ControllerConfig
 
 __all__ = ["SHARED_MEMORY", "cloud_hypervisor", "qemu"]
 
 SHARED_MEMORY = ("-object", "memory-backend-memfd,id=mem,size=1G,share=on")
-"""vhost-user needs guest memory that can be shared; add ``memory-backend=mem`` to -machine."""
+"""Both protocols want guest memory that can be shared; add ``memory-backend=mem`` to -machine."""
 
 
 def qemu(controller: ControllerConfig, socket: str) -> list[str]:
     """QEMU's arguments for a controller. QEMU before 9.2 counts in seconds: ``reconnect=1``."""
+    if controller.kind == "ide":
+        return ["-device", json.dumps(_vfio_user(socket), separators=(",", ":"))]
     path = socket.replace(",", ",,")
     packed = ",packed=on" if controller.packed else ""
     return [
@@ -21,6 +25,11 @@ def qemu(controller: ControllerConfig, socket: str) -> list[str]:
         f"vhost-user-blk-pci,chardev={controller.id},num-queues={controller.queues}"
         f",queue-size={controller.queue_size}{packed}",
     ]
+
+
+def _vfio_user(socket: str) -> dict[str, object]:
+    """QEMU takes the address of a socket as JSON only."""
+    return {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": socket}}
 
 
 def cloud_hypervisor(controller: ControllerConfig, socket: str) -> list[str]:

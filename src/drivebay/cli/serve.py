@@ -18,8 +18,8 @@ import click
 from drivebay.cli import frontends
 from drivebay.cli.controllers import (
     ControllerConfig,
+    check_servable,
     controller_options,
-    only_vhost_user,
     parse_controllers,
 )
 from drivebay.cli.errors import CliError, told
@@ -42,7 +42,8 @@ def command(
     as_json: bool,
     exit_with_parent: bool,
 ) -> int:
-    """Serve controllers with disks to virtual machines, each on a vhost-user socket.
+    """Serve controllers with disks to virtual machines, each on a socket: virtio-blk by vhost-user,
+    IDE by vfio-user.
 
     Prints the arguments with which QEMU and cloud-hypervisor attach to them, then runs until
     SIGTERM or Ctrl-C. SIGHUP looks at the sizes of the disks again, and tells the guests.
@@ -50,11 +51,12 @@ def command(
     \b
     drivebay serve --virtio-blk file:disk.img,socket=/tmp/vda.sock
     drivebay serve --virtio-blk 'memdiff:file:base.img' --virtio-blk mem:1G
+    drivebay serve --ide file:disk.img,socket=/tmp/ide.sock --ide iso:cd.iso,dvd
     """
     if exit_with_parent:
         end_with_parent(os.getppid())
     configs = parse_controllers(virtio_blk, controllers, disks, ide)
-    only_vhost_user(configs)
+    check_servable(configs)
     with ExitStack() as stack:
         listeners = _listeners(configs, stack)
         return supervise(lambda ready: _serve(configs, listeners, as_json, ready))
@@ -110,8 +112,7 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         plane = DataPlane(configs, listeners)
-        sizes = [disk.byte_count for disk in plane.disks]
-        lines = [_line(config, size) for config, size in zip(configs, sizes, strict=True)]
+        lines = [_line(config, size) for config, size in zip(configs, plane.sizes, strict=True)]
 
         def announce() -> None:
             ready(plane.persistent)
@@ -137,15 +138,19 @@ def _serve(
 
 def _line(config: ControllerConfig, size: int) -> dict[str, Any]:
     assert config.socket is not None
-    return {
+    attached = [disk.attachment for disk in config.disks]
+    attached += [drive.attachment for drive in config.drives]
+    line = {
         "id": config.id,
         "kind": config.kind,
-        "disk": config.disks[0].attachment.disk.text,
+        "disk": " and ".join(attachment.disk.text for attachment in attached),
         "size": size,
         "socket": config.socket,
         "qemu": frontends.qemu(config, config.socket),
-        "cloud-hypervisor": frontends.cloud_hypervisor(config, config.socket),
     }
+    if config.kind == "virtio-blk":
+        line["cloud-hypervisor"] = frontends.cloud_hypervisor(config, config.socket)
+    return line
 
 
 def _print_ready(lines: Sequence[dict[str, Any]]) -> None:
@@ -157,9 +162,13 @@ def _print_ready(lines: Sequence[dict[str, Any]]) -> None:
         click.echo(f"{line['id']}: {line['kind']}, {line['disk']}, {size_text(line['size'])}")
         click.echo(f"  socket            {line['socket']}")
         click.echo(f"  QEMU              {join(line['qemu'])}")
-        click.echo(f"  cloud-hypervisor  {join(line['cloud-hypervisor'])}")
+        if "cloud-hypervisor" in line:
+            click.echo(f"  cloud-hypervisor  {join(line['cloud-hypervisor'])}")
     click.echo(f"process {os.getppid()}: Ctrl-C or SIGTERM ends it, SIGHUP looks at sizes again")
     click.echo(f"QEMU also needs shared memory: {join(frontends.SHARED_MEMORY)}")
     click.echo("                               -machine q35,memory-backend=mem -m 1G")
-    click.echo("QEMU before 9.2 says reconnect=1 for reconnect-ms=100.")
+    if any(line["kind"] == "virtio-blk" for line in lines):
+        click.echo("QEMU before 9.2 says reconnect=1 for reconnect-ms=100.")
+    if any(line["kind"] == "ide" for line in lines):
+        click.echo("vfio-user-pci needs QEMU 10.1, and is not attached again if we end.")
     sys.stdout.flush()
