@@ -392,6 +392,28 @@ def test_hostile_4_6_a_save_while_the_kernel_works(engine: Engine) -> None:
         other.check_usable()
 
 
+def test_hostile_4_1_a_command_that_the_new_disk_cannot_do(engine: Engine) -> None:
+    """A read in the middle of a disk that is smaller now, or of a disc that is gone: ValueError."""
+    for unit in (0, 1):
+        world = World(engine)
+        guest = world.build()
+        if unit:
+            guest.packet(bytes.fromhex("28 00 0000003F 00 0001 00"), unit=1)
+        else:
+            guest.command(READ, DISK_SECTORS - 1, 1)
+        guest.settle()
+        state = guest.bench.ide.save()
+        world.below = [filled(DISK_SECTORS * SECTOR // 2), filled(DISC_BLOCKS * BLOCK // 2)]
+        other = world.build()
+        with pytest.raises(ValueError, match="cannot go on here"):
+            other.bench.ide.restore(state)
+        for puppet in world.puppets:
+            puppet.holds = lambda name, sector, count: False
+        other.bench.ide.reset()
+        other.bench.enable()
+        other.check_usable(unit)
+
+
 def test_hostile_4_1_states_that_do_not_fit_are_refused(engine: Engine) -> None:
     """Other drives, another function: ValueError, and the controller can be reset and used."""
     world = World(engine)

@@ -484,13 +484,18 @@ class Device:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become what `save` gave; `resume` then lets the disk work again."""
+        """Become what `save` gave; `resume` then lets the disk work again. Raises `ValueError` if the
+        command under way makes no sense here.
+        """
         self.restore_settings(state["settings"])
         self.issued = TaskFile.restore(state["issued"])
         self.taskfile = TaskFile.restore(state["issued"])  # of which the command is parsed again
         self._command = None
         if state["command"] is not None:
-            self._command = self.restore_command(state["command"])
+            try:
+                self._command = self.restore_command(state["command"])
+            except Aborted as refusal:
+                raise ValueError(f"the saved command cannot go on here: {refusal}") from refusal
             self._command.received = bytearray(state["received"])
         self.taskfile.load(state["taskfile"])  # where the command will tell its end
         self.status, self.error = state["status"], state["error"]
