@@ -130,6 +130,9 @@ class PortSpace:
         claim = self._table.get(port)
         if claim is not None and port + width <= claim.end:
             claim.region.port_write_string(port - claim.base, width, data)
+            return
+        for at in range(0, len(data), width):
+            self.write(port, width, int.from_bytes(data[at : at + width], "little"))
 
     def _read_bytes(self, port: int, width: int) -> int:
         """An access that is not in one region goes on the bus byte by byte."""
