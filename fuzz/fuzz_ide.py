@@ -50,8 +50,8 @@ LAYOUTS = (  # a disk, a DVD, an empty drive, nothing: channel 0, then channel 1
     ("", "empty", "disk", "disk"),
 )
 OPCODES = bytes.fromhex(  # those that do something, more often than others
-    "06 08 20 24 25 27 29 30 34 35 37 39 3D 40 42 70 90 91 A0 A0 A0 A1 B0 C4 C5 C6 C8 CA CE E0 E4"
-    "E5 E6 E7 E8 EA EC EF F8 F9"
+    "06 08 20 24 25 27 29 2F 30 34 35 37 39 3D 3F 40 42 45 47 57 60 70 90 91 A0 A0 A0 A1 B0"
+    "C4 C5 C6 C8 CA CE E0 E4 E5 E6 E7 E8 EA EC EF F8 F9"
 )
 CDBS = bytes.fromhex(
     "00 03 12 1B 1E 25 28 28 28 2B 35 3C 42 43 46 4A 51 52 55 5A A0 A8 AC AD B9 BE"

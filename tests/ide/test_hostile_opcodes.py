@@ -17,6 +17,7 @@ from .conftest import MakeBench
 from .hostile_support import (
     ABRT,
     BSY,
+    DATA,
     DEV,
     DEVICE_RESET,
     DIAGNOSTIC,
@@ -301,6 +302,40 @@ def test_hostile_4_1_every_opcode_is_known_or_refused(
         assert guest.status == REST | ERR, hex(opcode)
         assert guest.error == ABRT
     assert contents(guest.channel.drives[0].disk) == IMAGE  # type: ignore[union-attr]
+
+
+def test_hostile_4_1_a_cable_has_no_queue(make_bench: MakeBench, engine: Engine) -> None:
+    """Queued commands are SATA's: refused here, whatever tag, count and size they name."""
+    guest, puppet = make(make_bench, engine, "ata")
+    for opcode in (0x60, 0x61, 0x63, 0x64, 0x65):
+        for features in (0, 1, 8, 0xFF):
+            for tag in range(0, 256, 8):
+                guest.command(opcode, 1, tag, features=features, ext=True)
+                assert guest.status == REST | ERR, hex(opcode)
+                assert guest.error == ABRT
+                assert guest.read(16) == bytes(16)
+    assert puppet.held == []
+    guest.check_usable()
+
+
+def test_hostile_4_1_every_log_by_every_command(make_bench: MakeBench, engine: Engine) -> None:
+    """READ and WRITE LOG (DMA) EXT with all addresses, some pages, and counts up to 65535."""
+    guest, _ = make(make_bench, engine, "ata")
+    for opcode in (0x2F, 0x47, 0x3F, 0x57):
+        for log in range(256):
+            for page, count in ((0, 1), (0, 0), (1, 2), (0xFFFF, 1), (0, 0xFFFF), (8, 16)):
+                lba = log | (page & 0xFF) << 8 | (page >> 8) << 32
+                guest.table([(DATA, 0)])
+                guest.command(opcode, lba, count, ext=True)
+                guest.start(opcode == 0x47)
+                guest.stop()
+                guest.read(0x4000)
+                guest.write(bytes(0x4000))
+                guest.set(7, 0)
+                if guest.alternate & DRQ:
+                    guest.reset()
+                assert not guest.alternate & (BSY | DRQ)
+    guest.check_usable()
 
 
 def test_hostile_4_1_set_features_smart_and_max_with_every_value(

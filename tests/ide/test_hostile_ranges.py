@@ -6,6 +6,7 @@ import struct
 
 import pytest
 
+from drivebay.ata.command import Aborted
 from drivebay.ata.disk import AtaDisk
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.platform.engine import Engine
@@ -28,6 +29,7 @@ from .hostile_support import (
     SECTOR,
     SET_MULTIPLE,
     TRIM,
+    UNC,
     Guest,
     ata,
     contents,
@@ -232,6 +234,34 @@ def test_hostile_5_trim(make_bench: MakeBench, engine: Engine) -> None:
         guest.command(TRIM, 0, count, features=features, ext=True)
         assert guest.status & ERR
         assert guest.error == ABRT
+
+
+def test_hostile_4_11_sectors_declared_bad_are_bounded(
+    make_bench: MakeBench, engine: Engine
+) -> None:
+    """However a guest cuts them up, a drive remembers so many ranges, and saves them."""
+    guest = Guest(make_bench({(0, 0): ata(engine, filled(3072 * SECTOR))}))
+    drive = guest.channel.drives[0]
+    assert isinstance(drive, AtaDisk)
+    for lba in range(0, 2048, 2):  # one by one, as WRITE UNCORRECTABLE EXT does
+        drive.bad.add(lba, 1)
+    with pytest.raises(Aborted):
+        drive.bad.add(2048, 1)
+    drive.bad.add(1, 2047)
+    drive.bad.add(2048, 1024)
+    assert drive.bad.save() == [[0, 3072]]
+    for lba in range(0, 3072, 2):  # all at once, then cut
+        guest.command(0x34, lba, 1, ext=True)
+        guest.write(bytes(SECTOR))
+        assert not guest.status & (ERR | DRQ)
+    assert 1000 < len(drive.bad.save()) <= 1024
+    for lba in (1, 999):
+        guest.command(0x24, lba, 1, ext=True)
+        assert guest.status & ERR
+        assert guest.error == UNC
+    for lba in (0, 998, 2200, 3070):
+        guest.command(0x24, lba, 1, ext=True)
+        assert guest.read(SECTOR) == bytes(SECTOR)
 
 
 def test_hostile_5_read_only_disks(make_bench: MakeBench, engine: Engine) -> None:

@@ -52,13 +52,15 @@ class BadSectors:
         self._ranges = sorted([*apart, (start, end)])
 
     def clear(self, lba: int, count: int) -> None:
-        """These were written, and are good."""
+        """These were written, and are good; if that makes too many ranges, so is what follows."""
         if self._ranges:
             end = lba + count
             pieces = []
             for first, last in self._ranges:
                 pieces += [(first, min(last, lba)), (max(first, end), last)]
             self._ranges = [piece for piece in pieces if piece[0] < piece[1]]
+            if len(self._ranges) > MAX_RANGES:
+                self._ranges = [piece for piece in self._ranges if piece[0] != end]
 
     def save(self) -> list[list[int]]:
         """The ranges."""

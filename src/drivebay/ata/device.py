@@ -484,8 +484,9 @@ class Device:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Become what `save` gave; `resume` then lets the disk work again. Raises `ValueError` if the
-        command under way makes no sense here.
+        """Become what `save` gave; `resume` then lets the disk work again.
+
+        Raises `ValueError` if the command under way makes no sense here.
         """
         self.restore_settings(state["settings"])
         self.issued = TaskFile.restore(state["issued"])
