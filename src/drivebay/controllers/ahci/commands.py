@@ -196,10 +196,12 @@ class CommandList:
         if not good or (is_command and drive.busy):  # no drive takes that: R_ERR
             guest_log.warning("ahci %d: FIS %#04x of %d dwords", port.number, kind, dwords)
             port.serr |= PxSERR.H
+            self.slot = None  # what the drive may be at is not this
             self._halt(IFS)
             return
         port.tfd = port.tfd & ~0xFF | BSY
         if flags & PMP or fis_flags & PORT:  # there is no port multiplier: nobody answers
+            self.slot = None
             port.raise_(IPMS)
             return
         if not is_command:
