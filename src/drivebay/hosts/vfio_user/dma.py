@@ -26,9 +26,13 @@ DMA_SECONDS: Final = 2.0
 LOOK_AGAIN: Final = 0.001
 MAX_DEPTH: Final = 4
 """DMA_READs that may wait for each other."""
-UNSHARED: Final = (
-    "guest memory is not shared, so that DMA goes by messages and is slow: QEMU needs -object "
-    "memory-backend-memfd,id=mem,size=SIZE,share=on with -machine ...,memory-backend=mem -m SIZE"
+WANTED: Final = (
+    "QEMU needs -object memory-backend-memfd,id=mem,size=SIZE,share=on "
+    "with -machine ...,memory-backend=mem -m SIZE"
+)
+UNSHARED: Final = "guest memory is not shared, so that DMA goes by messages and is slow"
+PRIVATE: Final = (
+    "guest memory is all zeroes when the guest enables DMA: it is not shared, and data will be lost"
 )
 
 
@@ -69,14 +73,22 @@ class DmaByMessages:
         self._later: deque[Message] = deque()  # writes that were answered and wait for those
         self._unanswered: set[int] = set()  # DMA_WRITEs
         self._when_answered: list[Callable[[], None]] = []
-        self._told = self._flushing = self._catching_up = self._closed = False
+        self._told = self._looked = self._closed = False
+        self._flushing = self._catching_up = False
         memory.carrier = self
 
     def look_shared(self) -> None:
         """Tell, once, whoever may change that."""
         if not self._told and not self._memory.shared:
             self._told = True
-            self._log.warning("vfio-user: %s", UNSHARED)
+            self._log.warning("vfio-user: %s: %s", UNSHARED, WANTED)
+
+    def look_private(self) -> None:
+        """Tell, once, of memory whose files are not what the guest sees (share=off)."""
+        if not self._looked:
+            self._looked = True
+            if self._memory.looks_private:
+                self._log.warning("vfio-user: %s: %s", PRIVATE, WANTED)
 
     # -- reading ---------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ MAX_COPY: Final = 1 << 20
 """Bytes of a copy: a larger view is a fault, larger views come in pieces."""
 LARGE: Final = 1 << 20
 """A region of so many bytes is the guest's RAM, and should be shared."""
+LOOKED_AT: Final = 1 << 16
+"""Bytes of a region that are looked at; firmware has left something in the first of some."""
 NEVER: Final = 1 << 64
 
 
@@ -87,6 +89,16 @@ class ClientMemory(GuestMemory):
         return not any(
             slot.view is None and slot.writable and slot.length >= LARGE
             for slot in self._slots.values()
+        )
+
+    @property
+    def looks_private(self) -> bool:
+        """Whether files hold nothing but zeroes: QEMU hands out those of memory that it has mapped
+        privately, too, and what a guest writes never gets there.
+        """
+        files = [slot.view for slot in self._slots.values() if slot.view and slot.writable]
+        return bool(files) and all(
+            bytes(view[:LOOKED_AT]).count(0) == len(view[:LOOKED_AT]) for view in files
         )
 
     @property

@@ -36,6 +36,7 @@ from drivebay.hosts.vfio_user.messages import (
     IrqSet,
     MigrationData,
     MigrationSupport,
+    Region,
     RegionAccess,
     RegionInfo,
     SmallWrite,
@@ -59,6 +60,7 @@ log = logging.getLogger(__name__)
 UNMAP_SECONDS: Final = 2.0
 """So long DMA_UNMAP waits for system calls under way. QEMU gives up after five."""
 LOOK_AGAIN: Final = 0.001
+CONFIG: Final = int(Region.CONFIG)
 ACCESS: Final = RegionAccess.size
 unpack_access = RegionAccess.layout.unpack_from
 
@@ -253,6 +255,8 @@ class Session:
             if early:
                 return
             raise
+        if region == CONFIG and self._function.bus_master:
+            self._dma.look_private()
         if hold is None or hold.done:
             if not early:
                 self._answer(message, payload[:ACCESS])
