@@ -214,7 +214,7 @@ VERSION = encode(Command.VERSION, bytes(4))
         encode(Command.VERSION, bytes(4) + b'{"capabilities":{"max_msg_fds":"x"}}\0'),
         encode(Command.VERSION, bytes(4) + b'{"capabilities":{"max_data_xfer_size":0}}\0'),
         VERSION + VERSION,
-        VERSION + encode(Command.REGION_READ, flags=2),
+        VERSION + encode(Command.DEVICE_RESET, flags=2),
         VERSION + encode(Command.DMA_READ, flags=1),
         VERSION + struct.pack("<HHIII", 0, 9, MAX_SIZE + 1, 0, 0),
         VERSION + struct.pack("<HHIII", 0, 9, 15, 0, 0),

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from drivebay.hosts.peer import PeerError, close_all
 from drivebay.hosts.vfio_user.messages import MAX_FDS, MAX_SIZE, Command, Flags, Header
 
-__all__ = ["NO_REPLY", "Codec", "Message", "encode", "error_reply", "reply"]
+__all__ = ["NO_REPLY", "REPLY", "TYPE", "Codec", "Message", "encode", "error_reply", "reply"]
 
 HEADER: Final = Header.size
 TYPE, ERROR, NO_REPLY = int(Flags.TYPE), int(Flags.ERROR), int(Flags.NO_REPLY)
@@ -75,6 +75,10 @@ class Codec:
         """Take bytes; the messages that they end. Raises `PeerError`."""
         if self._buffer:
             data = self._buffer + data
+        elif len(data) >= HEADER and not fds:  # mostly it is one message, and all of it
+            identity, command, size, flags, error = unpack_header(data)
+            if size == len(data):
+                return [Message(identity, command, flags, error, data[HEADER:], ())]
         carried = len(self._fds)  # descriptors of the message under way
         self._fds += fds
         messages: list[Message] = []

@@ -70,7 +70,8 @@ class DmaByMessages:
         self._handle = handle
         self._ids = itertools.count()
         self._depth = 0  # DMA_READs that wait
-        self._later: deque[Message] = deque()  # writes that were answered and wait for those
+        self.behind: deque[Message] = deque()
+        """Writes that were answered and wait for those."""
         self._unanswered: set[int] = set()  # DMA_WRITEs
         self._when_answered: list[Callable[[], None]] = []
         self._told = self._looked = self._closed = False
@@ -110,7 +111,7 @@ class DmaByMessages:
             return None
         finally:
             self._depth -= 1
-            if self._later:
+            if self.behind:
                 self._engine.later(self.catch_up)
 
     def _is_urgent(self, message: Message, first: bool) -> bool:
@@ -128,7 +129,7 @@ class DmaByMessages:
             if message.command == Command.REGION_WRITE and not message.is_reply:
                 if message.wants_reply:
                     self._link.send(reply(message, message.payload[: RegionAccess.size]))
-                self._later.append(message._replace(flags=NO_REPLY))
+                self.behind.append(message._replace(flags=NO_REPLY))
                 return
             if message.command == Command.REGION_READ:
                 self.catch_up()
@@ -142,8 +143,8 @@ class DmaByMessages:
             return
         self._catching_up = True
         try:
-            while self._later and not self._closed:
-                self._handle(self._later.popleft())
+            while self.behind and not self._closed:
+                self._handle(self.behind.popleft())
         except PeerError as error:
             self._link.fail(error)
         finally:
@@ -195,6 +196,6 @@ class DmaByMessages:
     def close(self) -> None:
         """The client is gone, and whoever waits for it."""
         self._closed = True
-        self._later.clear()
+        self.behind.clear()
         self._when_answered.clear()
         self._memory.carrier = None

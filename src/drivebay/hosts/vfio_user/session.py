@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from drivebay.hosts.peer import PeerError
-from drivebay.hosts.vfio_user.codec import Message, error_reply, reply
+from drivebay.hosts.vfio_user.codec import REPLY, TYPE, Message, error_reply, reply
 from drivebay.hosts.vfio_user.dma import DmaByMessages, Link
 from drivebay.hosts.vfio_user.interrupts import Interrupts
 from drivebay.hosts.vfio_user.memory import ClientMemory, Refused
@@ -102,10 +102,13 @@ class Session:
         """
         self.messages += 1
         try:
-            if message.is_reply:
+            if kind := message.flags & TYPE:
+                if kind != REPLY:
+                    raise PeerError(f"a message of type {kind}")
                 self._dma.answered(message)
                 return
-            self._dma.catch_up()
+            if self._dma.behind:
+                self._dma.catch_up()
             if not self._greeted and message.command != Command.VERSION:
                 raise PeerError(f"{message.name} before VERSION: is this a vfio-user client?")
             handler = _HANDLERS.get(message.command)
@@ -119,7 +122,8 @@ class Session:
             if message.wants_reply:
                 self._link.send(error_reply(message, refused.error))
         finally:
-            message.close_fds()
+            if message.fds:
+                message.close_fds()
         if self._memory.has_copies:
             self._dma.flush()
 
