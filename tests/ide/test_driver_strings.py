@@ -90,7 +90,7 @@ def one_by_one(bench: Bench, inward: bool, port: int, width: int, data: bytes) -
 Way = Callable[[Bench, bool, int, int, bytes], bytes]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     command=COMMANDS,
     cdb=st.sampled_from(

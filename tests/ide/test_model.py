@@ -584,4 +584,4 @@ ABORTED = Error.of(ABRT=1)
 DIAGNOSTIC = Opcode.EXECUTE_DEVICE_DIAGNOSTIC
 
 TestIde = IdeMachine.TestCase
-TestIde.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+TestIde.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)

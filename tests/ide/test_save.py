@@ -255,7 +255,7 @@ def test_between_two_words(engine: Engine, name: str, width: int) -> None:
     wanted, _ = undisturbed(engine, SCRIPTS[name])
     rig = Rig(engine)
     rig.wires.width = width
-    rig.count(lambda now: rig.replace() if now % 5 == 0 else None)
+    rig.count(lambda now: rig.replace() if now % 29 == 0 else None)
     assert rig.run(SCRIPTS[name]) == wanted
     rig.close()
 
