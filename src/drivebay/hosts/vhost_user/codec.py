@@ -93,7 +93,10 @@ class Codec:
         self._buffer.clear()
         flags = Flags(header.flags)
         if flags.VERSION != VERSION:
-            raise PeerError(f"protocol version {flags.VERSION}, expected {VERSION}")
+            raise PeerError(
+                f"protocol version {flags.VERSION}, expected {VERSION}: "
+                "is this a vhost-user front end?"
+            )
         if header.length > MAX_PAYLOAD:
             raise PeerError(f"a payload of {header.length} bytes")
         return header
