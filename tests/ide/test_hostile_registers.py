@@ -316,6 +316,23 @@ def test_hostile_4_1_nien_holds_the_line_and_not_the_interrupt(
     assert not guest.irq
 
 
+def test_hostile_4_1_the_bus_master_notes_only_that_intrq_rises(
+    make_bench: MakeBench, engine: Engine
+) -> None:
+    """Its Interrupt bit, once cleared, stays so while the line is up (SFF-8038i section 2.2)."""
+    guest, _ = everything(make_bench, engine)
+    guest.command(FLUSH)
+    assert guest.irq
+    assert guest.bm_status == INTERRUPT
+    guest.bench.outb(guest.bm + 2, INTERRUPT)
+    guest.set(6, 0)
+    guest.control(0)
+    assert guest.irq
+    assert guest.bm_status == 0
+    guest.command(FLUSH)
+    assert guest.bm_status == INTERRUPT
+
+
 def test_hostile_4_1_only_the_selected_drive_interrupts(
     make_bench: MakeBench, engine: Engine
 ) -> None:

@@ -447,8 +447,10 @@ def test_hostile_4_6_registers_cannot_be_written_while_a_drive_works(
         if busy:
             guest.start(to_memory=True)
             puppet.wait(1)
+        before = guest.registers[1:]
         for register in range(1, 6):
             guest.set(register, 0xEE)
+        assert guest.registers[1:] == before
         guest.set(6, 0xFF)  # selects device 1, and changes nothing else
         guest.set(6, LBA)
     complete(guest)
