@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 from drivebay.ata.registers import Error
 from drivebay.disk.buffers import scatter
@@ -53,8 +53,14 @@ class Command:
     """Whether INTRQ tells the end. After PIO data-in the last block has told enough."""
     received = bytearray()
     """Data of its own that it has been given so far: what a saved machine must keep."""
+    acts: ClassVar[bool] = False
+    """Whether `finish` does anything: set for each class that has one."""
     following: Command | None = None
     """What it goes on as after `finish`: a packet, once it is known, is a command itself."""
+
+    def __init_subclass__(cls) -> None:
+        """See whether it acts."""
+        cls.acts = cls.finish is not Command.finish
 
     async def transfer(self, offset: int, buffers: Buffers) -> None:
         """Move a part of the data, in order: into `buffers` (in) or out of them (out)."""

@@ -187,7 +187,10 @@ class Device:
         assert command is not None
         protocol = command.protocol
         if self._offset == command.length:
-            self._act(Phase.FINISH, command.finish(), self._have_finished)
+            if command.acts:
+                self._act(Phase.FINISH, command.finish(), self._have_finished)
+            else:
+                self._end(None)
         elif protocol is DataProtocol.PIO_IN:
             self._fill()
         elif protocol is DataProtocol.PIO_OUT:

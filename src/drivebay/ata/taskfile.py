@@ -81,7 +81,7 @@ class TaskFile:
 
     @lba28.setter
     def lba28(self, value: int) -> None:
-        self.registers[LOW : HIGH + 1] = (value >> at & 0xFF for at in (0, 8, 16))
+        self.registers[LOW : HIGH + 1] = value & 0xFF, value >> 8 & 0xFF, value >> 16 & 0xFF
         self.device = self.device & ~HEAD | value >> 24 & HEAD
 
     @property
@@ -93,8 +93,11 @@ class TaskFile:
 
     @lba48.setter
     def lba48(self, value: int) -> None:
+        current, previous = value, value >> 16  # 24 bits on, and one byte up
         self.registers[LOW : HIGH + 1] = (
-            value >> at & 0xFF | (value >> at + 24 & 0xFF) << 8 for at in (0, 8, 16)
+            current & 0xFF | previous & 0xFF00,
+            current >> 8 & 0xFF | previous >> 8 & 0xFF00,
+            current >> 16 & 0xFF | previous >> 16 & 0xFF00,
         )
 
     @property

@@ -26,6 +26,8 @@ __all__ = ["EnlightenedInt13"]
 
 guest_log = RationedLog(logging.getLogger(__name__))
 
+START = int(BusMasterCommand.Start)
+START_TO_MEMORY = START | BusMasterCommand.ToMemory
 ERR, DRDY = int(Status.ERR), int(Status.DRDY)
 RESULT_STATUS: Final = 3  # where in the packet
 BLOCK: Final = 2048
@@ -105,7 +107,7 @@ class EnlightenedInt13(PortRegion):
             taskfile.count = packet.block_count & 0xFF
         master.write_Command(0)
         master.write_RegionTable(packet.data_buffer)
-        master.write_Command(BusMasterCommand.of(ToMemory=packet.command in READS, Start=1))
+        master.write_Command(START_TO_MEMORY if packet.command in READS else START)
         self._execute(device, packet.command)
 
     def _read_cd(self, device: PacketDevice, packet: Int13Packet) -> None:
