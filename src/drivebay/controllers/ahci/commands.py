@@ -161,7 +161,7 @@ class CommandList:
         drive = port.drive
         if not port.ci or self.slot is not None or self.halted or port.tfd & (BSY | DRQ):
             return False
-        if drive is None or not port.started or not port.established:
+        if drive is None or not port.started or not port.established or self._failed:
             return False
         later = port.ci >> self.last + 1 << self.last + 1
         self.last = slot = lowest(later or port.ci)
