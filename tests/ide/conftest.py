@@ -11,7 +11,7 @@ import pytest
 from drivebay.ata.device import Device
 from drivebay.platform.engine import Engine
 
-from .support import Bench, Place
+from .support import Bench, DiskRig, Place
 
 MakeBench = Callable[..., Bench]
 
@@ -34,6 +34,14 @@ def make_bench(engine: Engine) -> MakeBench:
         return bench
 
     return make
+
+
+@pytest.fixture(params=[False, True], ids=["interrupts", "polled"])
+def rig(request: pytest.FixtureRequest, engine: Engine) -> Iterator[DiskRig]:
+    """A disk, whose driver waits for interrupts or polls."""
+    rig = DiskRig(engine, polled=request.param)
+    yield rig
+    rig.ram.close()
 
 
 @pytest.fixture(autouse=True)

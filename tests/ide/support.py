@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from drivebay.ata.device import Device
+from drivebay.ata.disk import AtaDisk
 from drivebay.controllers.ide import PIIX4, PiixIde
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.contract import Disk
@@ -29,6 +30,7 @@ from drivebay.platform.pci import (
 )
 from drivebay.platform.ports import Hold
 from drivebay.suspend import run
+from drivebay.testing import PuppetDisk, RecordingDisk
 
 RAM_SIZE: Final = 4 << 20
 ARENA: Final = 0x10000
@@ -236,3 +238,20 @@ class Wires:
         for channel in self.bench.ide.channels:
             if hold is not None and channel.int13.hold is not None:
                 channel.int13.hold.then(hold.complete)
+
+
+class DiskRig:
+    """A drive of noise at the first place, everything behind it, and its driver."""
+
+    size = 1 << 20
+
+    def __init__(self, engine: Engine, *, polled: bool = False) -> None:
+        self.ram = filled(self.size)
+        self.recording = RecordingDisk(self.ram)
+        self.recording.volatile_cache = True
+        self.puppet = PuppetDisk(self.recording, lambda *_: False)
+        self.drive = AtaDisk(self.puppet, engine)
+        self.bench = Bench(engine, {(0, 0): self.drive})
+        self.log = PortLog(self.bench.ports)
+        self.driver = self.bench.driver(polled=polled, ports=self.log)
+        self.disk = self.driver.disk(0, 0)

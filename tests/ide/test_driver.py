@@ -3,52 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 
 from drivebay.ata.disk import AtaDisk
-from drivebay.ata.registers import Error, Opcode, SmartFeature, Status, TransferMode
-from drivebay.ata.settings import Power
+from drivebay.ata.registers import Error
 from drivebay.controllers.ide import PIIX3
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.errors import Medium, MediumError
-from drivebay.drivers.ide import AtaCommand, By, IdeDisk, IdeDriver, IdeError, IdeTimeout, Via
+from drivebay.drivers.ide import By, IdeDisk, IdeDriver, IdeError, IdeTimeout, Via
 from drivebay.drivers.pci import PciConfig
 from drivebay.drivers.virtio_ring import Arena
 from drivebay.platform.board import Board
 from drivebay.platform.engine import Engine
 from drivebay.platform.memory import GuestMemory
-from drivebay.testing import PuppetDisk, RecordingDisk
+from drivebay.testing import RecordingDisk
 
 from .conftest import MakeBench
-from .support import BUS_MASTER_PORT, Bench, PortLog, content, filled, noise
+from .support import BUS_MASTER_PORT, Bench, DiskRig, content, filled, noise
 
-SIZE = 1 << 20
+SIZE = DiskRig.size
 SECTORS = SIZE // 512
 ROUTES = list(itertools.product(Via, By))
-
-
-class Rig:
-    """A disk behind everything, and its driver."""
-
-    def __init__(self, make_bench: MakeBench, engine: Engine, polled: bool = False) -> None:
-        self.ram = filled(SIZE)
-        self.recording = RecordingDisk(self.ram)
-        self.recording.volatile_cache = True
-        self.puppet = PuppetDisk(self.recording, lambda *_: False)
-        self.drive = AtaDisk(self.puppet, engine)
-        self.bench = make_bench({(0, 0): self.drive})
-        self.log = PortLog(self.bench.ports)
-        self.driver = self.bench.driver(polled=polled, ports=self.log)
-        self.disk = self.driver.disk(0, 0)
-
-
-@pytest.fixture(params=[False, True], ids=["interrupts", "polled"])
-def rig(request: pytest.FixtureRequest, make_bench: MakeBench, engine: Engine) -> Iterator[Rig]:
-    rig = Rig(make_bench, engine, request.param)
-    yield rig
-    rig.ram.close()
 
 
 # -- the controller --------------------------------------------------------------------------------
@@ -107,7 +83,7 @@ def test_native_mode(make_bench: MakeBench, engine: Engine) -> None:
 
 @pytest.mark.parametrize(("via", "by"), ROUTES)
 @pytest.mark.parametrize("width", [2, 4])
-def test_routes_agree(rig: Rig, via: Via, by: By, width: int) -> None:
+def test_routes_agree(rig: DiskRig, via: Via, by: By, width: int) -> None:
     disk = rig.disk
     disk.channel.width = width
     disk.set_multiple(8)
@@ -119,7 +95,7 @@ def test_routes_agree(rig: Rig, via: Via, by: By, width: int) -> None:
 
 
 @pytest.mark.parametrize("via", Via)
-def test_256_sectors_by_28_bits(rig: Rig, via: Via) -> None:
+def test_256_sectors_by_28_bits(rig: DiskRig, via: Via) -> None:
     rig.disk.set_multiple(16)
     assert rig.disk.read(0, 256, via, By.LBA28) == noise(SIZE)[: 256 * 512]
     rig.disk.write(256, noise(256 * 512, 1), via, By.LBA28)
@@ -156,7 +132,7 @@ def test_sectors_above_28_bits(make_bench: MakeBench, engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("via", [Via.DMA, Via.INT13])
-def test_scatter_lists(rig: Rig, via: Via) -> None:
+def test_scatter_lists(rig: DiskRig, via: Via) -> None:
     """Regions of even lengths anywhere, also across 64 KiB, as far as the table goes."""
     memory, disk = rig.bench.memory, rig.disk
     lengths = [2, 510, 4096, 6, 1018, 1 << 16, 512, 2048 + 512]
@@ -181,7 +157,7 @@ def test_scatter_lists(rig: Rig, via: Via) -> None:
         disk.read_into([*many, *many], 0, 4, via)
 
 
-def test_fua_and_the_write_cache(rig: Rig) -> None:
+def test_fua_and_the_write_cache(rig: DiskRig) -> None:
     """With the cache off, or FUA asked for, a write is stable as it ends."""
     disk, calls = rig.disk, rig.recording.calls
     disk.set_multiple(4)
@@ -206,7 +182,7 @@ def test_fua_and_the_write_cache(rig: Rig) -> None:
     assert b"".join(c.data for c in calls) == noise(4096) * 3
 
 
-def test_flush_verify_and_trim(rig: Rig) -> None:
+def test_flush_verify_and_trim(rig: DiskRig) -> None:
     disk, calls = rig.disk, rig.recording.calls
     calls.clear()
     disk.flush()
@@ -233,8 +209,8 @@ def test_flush_verify_and_trim(rig: Rig) -> None:
 # -- what Linux does -------------------------------------------------------------------------------
 
 
-def test_a_dma_read_takes_26_accesses(make_bench: MakeBench, engine: Engine) -> None:
-    rig = Rig(make_bench, engine)
+def test_a_dma_read_takes_26_accesses(engine: Engine) -> None:
+    rig = DiskRig(engine)
     rig.log.accesses.clear()
     assert rig.disk.read(8, 8) == noise(SIZE)[4096:8192]
     command, control, master = 0x1F0, 0x3F6, BUS_MASTER_PORT
@@ -265,7 +241,7 @@ def test_a_dma_read_takes_26_accesses(make_bench: MakeBench, engine: Engine) -> 
     assert rig.bench.interrupts[-2:] == [(14, True), (14, False)]
 
 
-def test_an_enlightened_read_takes_one_access(rig: Rig) -> None:
+def test_an_enlightened_read_takes_one_access(rig: DiskRig) -> None:
     rig.log.accesses.clear()
     rig.bench.interrupts.clear()
     assert rig.disk.read(8, 8, Via.INT13) == noise(SIZE)[4096:8192]
@@ -274,9 +250,9 @@ def test_an_enlightened_read_takes_one_access(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("via", [Via.PIO, Via.MULTIPLE])
-def test_an_interrupt_for_each_block(make_bench: MakeBench, engine: Engine, via: Via) -> None:
+def test_an_interrupt_for_each_block(engine: Engine, via: Via) -> None:
     """ATA/ATAPI-6 sections 9.6, 9.7: of a write, the first block is asked for without."""
-    rig = Rig(make_bench, engine)
+    rig = DiskRig(engine)
     rig.disk.set_multiple(4)
     blocks = 8 if via is Via.PIO else 2
     for act in (lambda: rig.disk.read(0, 8, via), lambda: rig.disk.write(0, bytes(4096), via)):
@@ -289,7 +265,7 @@ def test_an_interrupt_for_each_block(make_bench: MakeBench, engine: Engine, via:
 
 
 @pytest.mark.parametrize(("via", "by"), ROUTES)
-def test_past_the_end(rig: Rig, via: Via, by: By) -> None:
+def test_past_the_end(rig: DiskRig, via: Via, by: By) -> None:
     """IDNF, and nothing is touched."""
     disk, calls = rig.disk, rig.recording.calls
     disk.set_multiple(8)
@@ -310,7 +286,7 @@ def test_past_the_end(rig: Rig, via: Via, by: By) -> None:
 
 
 @pytest.mark.parametrize("via", Via)
-def test_a_bad_sector(rig: Rig, via: Via) -> None:
+def test_a_bad_sector(rig: DiskRig, via: Via) -> None:
     """UNC, and the registers name it; what came before it by PIO is good."""
     rig.disk.set_multiple(2)
     rig.puppet.holds = lambda name, sector, count: name == "read" and sector <= 21 < sector + count
@@ -330,7 +306,7 @@ def test_a_bad_sector(rig: Rig, via: Via) -> None:
 
 
 @pytest.mark.parametrize("via", Via)
-def test_a_disk_that_takes_its_time(rig: Rig, via: Via) -> None:
+def test_a_disk_that_takes_its_time(rig: DiskRig, via: Via) -> None:
     """The driver waits: for the interrupt, for BSY to clear, for the port write to complete."""
     rig.disk.set_multiple(8)
     rig.puppet.holds = lambda name, *_: name in ("read", "write", "flush")
@@ -351,7 +327,7 @@ def test_a_disk_that_takes_its_time(rig: Rig, via: Via) -> None:
 
 
 @pytest.mark.parametrize("via", Via)
-def test_a_disk_that_never_answers(rig: Rig, via: Via) -> None:
+def test_a_disk_that_never_answers(rig: DiskRig, via: Via) -> None:
     """The driver gives up; a software reset brings the drive back, when the disk lets it go."""
     rig.puppet.holds = lambda *_: True
     rig.disk.set_multiple(8)
@@ -364,7 +340,7 @@ def test_a_disk_that_never_answers(rig: Rig, via: Via) -> None:
     assert rig.disk.read(0, 8, via) == noise(SIZE)[:4096]
 
 
-def test_a_table_in_no_memory(rig: Rig) -> None:
+def test_a_table_in_no_memory(rig: DiskRig) -> None:
     """The bus master fails; the drive, which still waits for it, is stopped with it."""
     rig.disk.channel.patience = 5
     with pytest.raises(IdeError):
@@ -373,175 +349,6 @@ def test_a_table_in_no_memory(rig: Rig) -> None:
     with pytest.raises(IdeError):
         rig.disk.read_into([(0xF0000000, 4096)], 0, 8, Via.INT13)
     assert rig.disk.read(0, 8, Via.INT13) == noise(SIZE)[:4096]
-
-
-# -- modes -----------------------------------------------------------------------------------------
-
-
-def test_set_multiple(rig: Rig) -> None:
-    disk = rig.disk
-    assert disk.identify().max_multiple == 16
-    assert disk.identify().multiple == 0
-    with pytest.raises(IdeError):
-        disk.read(0, 1, Via.MULTIPLE)
-    for count in (1, 2, 4, 8, 16):
-        disk.set_multiple(count)
-        assert disk.identify().multiple == count
-        assert disk.read(3, 37, Via.MULTIPLE) == noise(SIZE)[3 * 512 : 40 * 512]
-    with pytest.raises(IdeError):
-        disk.set_multiple(3)
-    with pytest.raises(IdeError):
-        disk.set_multiple(32)
-    disk.set_multiple(0)
-    with pytest.raises(IdeError):
-        disk.read(0, 1, Via.MULTIPLE)
-
-
-@pytest.mark.parametrize(("heads", "sectors"), [(16, 63), (1, 255), (3, 7), (16, 1)])
-def test_geometry(rig: Rig, heads: int, sectors: int) -> None:
-    """CHS addresses follow INITIALIZE DEVICE PARAMETERS, to their last sector and no further."""
-    disk = rig.disk
-    disk.initialize_parameters(heads, sectors)
-    geometry = disk.geometry
-    assert geometry[1:] == (heads, sectors)
-    assert geometry.capacity <= SECTORS
-    for lba in (0, sectors - 1, sectors, heads * sectors - 1, geometry.capacity - 1):
-        assert disk.read(lba, 1, by=By.CHS) == noise(SIZE)[512 * lba : 512 * (lba + 1)]
-    for cylinder, head, sector in (
-        (0, 0, 0),
-        (0, 0, sectors + 1),
-        (0, heads, 1),
-        (geometry.cylinders, 0, 1),
-    ):
-        if head < 16 and sector < 256:
-            with pytest.raises(IdeError):
-                disk.non_data(
-                    AtaCommand(
-                        Opcode.READ_VERIFY_SECTORS, 0, 1, cylinder << 8 | sector, device=head
-                    )
-                )
-
-
-def test_host_protected_area(rig: Rig) -> None:
-    """SET MAX ADDRESS hides sectors, until the power goes or for good."""
-    disk = rig.disk
-    assert disk.read_native_max() == disk.read_native_max(ext=False) == SECTORS - 1
-    for ext in (False, True):
-        disk.set_max(999, ext=ext)
-        assert disk.sectors == 1000
-        disk.read(999, 1)
-        with pytest.raises(IdeError):
-            disk.read(1000, 1)
-        assert disk.read_native_max(ext) == SECTORS - 1
-        disk.channel.reset()
-        assert disk.identify().sectors == 1000
-        rig.bench.ide.reset()
-        again = rig.bench.driver().disk(0, 0)
-        assert again.sectors == SECTORS
-        rig.driver.channels[0].control(0)
-        rig.bench.enable()
-    disk.set_max(999, volatile=False)
-    rig.bench.ide.reset()
-    assert rig.bench.driver().disk(0, 0).sectors == 1000
-
-
-def test_set_max_needs_read_native_max(rig: Rig) -> None:
-    with pytest.raises(IdeError):
-        rig.disk.non_data(rig.disk.command(Opcode.SET_MAX_ADDRESS_EXT, 99, 0, By.LBA48))
-
-
-def test_power_modes(rig: Rig) -> None:
-    disk = rig.disk
-    assert disk.check_power_mode() == Power.ACTIVE
-    disk.non_data(AtaCommand(Opcode.STANDBY_IMMEDIATE))
-    assert disk.check_power_mode() == Power.STANDBY
-    disk.read(0, 1)
-    assert disk.check_power_mode() == Power.ACTIVE
-    disk.non_data(AtaCommand(Opcode.IDLE_IMMEDIATE))
-    assert disk.check_power_mode() == Power.IDLE
-    disk.non_data(AtaCommand(Opcode.SLEEP))
-    disk.channel.patience = 5
-    if rig.bench.interrupts:
-        with pytest.raises(IdeTimeout):
-            disk.check_power_mode()
-    disk.channel.reset()
-    assert disk.check_power_mode() == Power.ACTIVE
-
-
-def test_transfer_modes(rig: Rig) -> None:
-    disk = rig.disk
-    for mode in range(6):
-        disk.set_transfer_mode(TransferMode.ULTRA_DMA, mode)
-        assert disk.identify().ultra_dma == mode
-        assert disk.identify().words.multiword_dma >> 8 == 0
-    disk.set_transfer_mode(TransferMode.MULTIWORD_DMA, 2)
-    assert disk.identify().ultra_dma is None
-    assert disk.identify().words.multiword_dma >> 8 == 4
-    disk.set_transfer_mode(TransferMode.PIO, 4)
-    with pytest.raises(IdeError):
-        disk.set_transfer_mode(TransferMode.ULTRA_DMA, 7)
-
-
-def test_smart(rig: Rig) -> None:
-    """What a test sets, the guest sees."""
-    disk, smart = rig.disk, rig.drive.smart
-    assert not disk.smart_failing()
-    smart.attribute(5).raw = 12
-    data = disk.smart_read(SmartFeature.READ_DATA)
-    rows = {data[n]: data[n : n + 12] for n in range(2, 362, 12)}
-    assert int.from_bytes(rows[5][5:11], "little") == 12
-    assert sum(data) % 256 == 0
-    smart.attribute(5).value = 10
-    assert disk.smart_failing()
-    disk.smart(SmartFeature.DISABLE_OPERATIONS)
-    assert not disk.identify().smart
-    with pytest.raises(IdeError):
-        disk.smart_failing()
-    disk.smart(SmartFeature.ENABLE_OPERATIONS)
-    assert disk.smart_failing()
-    disk.smart(SmartFeature.EXECUTE_OFFLINE_IMMEDIATE, number=2)
-    log = disk.smart_read(SmartFeature.READ_LOG, 0x06)
-    assert log[2] == 2
-    assert log[508] == 1
-    disk.smart_write_log(0x80, noise(1024))
-    assert disk.smart_read(SmartFeature.READ_LOG, 0x80, 2) == noise(1024)
-    assert disk.smart_read(SmartFeature.READ_LOG, 0x80, 16)[1024:] == bytes(14 * 512)
-
-
-def test_the_sector_buffer(rig: Rig) -> None:
-    rig.disk.write_buffer(noise(512, 5))
-    assert rig.disk.read_buffer() == noise(512, 5)
-
-
-def test_nop_and_unknown_commands_abort(rig: Rig) -> None:
-    for opcode in (Opcode.NOP, 0x60, 0xFF, Opcode.PACKET, Opcode.IDENTIFY_PACKET_DEVICE):
-        with pytest.raises(IdeError) as caught:
-            rig.disk.non_data(AtaCommand(opcode))
-        assert caught.value.error == Error.of(ABRT=1)
-    assert rig.disk.identify().sectors == SECTORS
-
-
-def test_diagnostic(rig: Rig) -> None:
-    """Both devices take it, device 0 tells for both: passed (ATA/ATAPI-6 section 8.11)."""
-    channel = rig.disk.channel
-    rig.disk.non_data(AtaCommand(Opcode.EXECUTE_DEVICE_DIAGNOSTIC))
-    assert channel.get("Error") == 1
-    assert channel.signature(0) == (int(Status.DRDY | Status.DSC), [1, 1, 0, 0])
-
-
-def test_software_reset(rig: Rig) -> None:
-    """SRST in the middle of everything: the signature, and a drive as good as new."""
-    disk, channel = rig.disk, rig.disk.channel
-    for opcode, count in (
-        (Opcode.READ_SECTORS, 9),
-        (Opcode.WRITE_SECTORS, 9),
-        (Opcode.READ_DMA, 9),
-    ):
-        channel.issue(0, disk.command(opcode, 0, count, By.LBA28))
-        channel.reset()
-        assert channel.signature(0)[1] == [1, 1, 0, 0]
-        assert channel.get("Error") == 1
-        assert disk.read(0, 9) == noise(SIZE)[: 9 * 512]
 
 
 @pytest.mark.parametrize("sector_size", [512, 4096])
