@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from drivebay.ata.device import Device
 from drivebay.cli.controllers import ControllerConfig
 from drivebay.cli.functions import native_ide
 from drivebay.cli.signals import signals
@@ -43,6 +44,7 @@ class DataPlane:
         self.sizes: list[int] = []
         """Bytes of the disks of each controller."""
         self._devices: dict[str, BlockDevice] = {}
+        self._drives: list[Device] = []
         self._servers: list[SocketServer] = []
         for controller, listener in zip(controllers, listeners, strict=True):
             serve = self._serve_ide if controller.kind == "ide" else self._serve_virtio_blk
@@ -71,6 +73,9 @@ class DataPlane:
         memory = ClientMemory()
         function, disks = native_ide(controller.drives, memory, self._engine)
         self.disks += disks
+        self._drives += [
+            drive for channel in function.channels for drive in channel.drives if drive
+        ]
         return VfioUserServer(function, memory, self._engine, listener, owned=False)
 
     @property
@@ -99,7 +104,7 @@ class DataPlane:
         """Let requests under way end, then make everything stable, each disk for itself."""
         for server in self._servers:
             server.close()
-        self._engine.run_until(lambda: not any(s.connected for s in self._servers), LAST_SECONDS)
+        self._engine.run_until(self._at_rest, LAST_SECONDS)
         for disk in self.disks:
             try:
                 if not disk.read_only:
@@ -108,6 +113,10 @@ class DataPlane:
                 log.error("%s: the last flush failed: %s", disk.kind, error)
             disk.close()
         self._engine.close()
+
+    def _at_rest(self) -> bool:
+        served = any(server.connected for server in self._servers)
+        return not served and all(drive.at_rest for drive in self._drives)
 
     def _refresh(self) -> None:
         for disk in self.disks:
