@@ -25,8 +25,8 @@ MIB = 1 << 20
     [
         (Opcode.READ_DMA_EXT, 8),
         (Opcode.WRITE_DMA_EXT, 8),
-        (Opcode.READ_SECTORS_EXT, 200),
-        (Opcode.WRITE_SECTORS_EXT, 3),
+        (Opcode.READ_SECTORS_EXT, 600),
+        (Opcode.WRITE_SECTORS_EXT, 4),
         (Opcode.FLUSH_CACHE_EXT, 0),
     ],
 )
@@ -44,7 +44,7 @@ def test_while_the_disk_works(
     write = opcode in (Opcode.WRITE_DMA_EXT, Opcode.WRITE_SECTORS_EXT)
     bench.memory.view(at, size)[:] = noise(size, 9)
     command = AtaCommand(opcode, 0, count, 4, 0x40, ext=True)
-    regions = [(at + done, 512) for done in range(0, count * 512, 512)]
+    regions = [(at + done, 2048) for done in range(0, count * 512, 2048)]
     puppet.holds = lambda *_: True
     port.prepare(0, command, regions, write=write)
     port.issue(1)

@@ -85,6 +85,22 @@ def test_pieces_that_cut_sectors(disk: AhciDisk, opcode: int, piece: int) -> Non
     assert disk.port.memory.view(DATA + 2, 8192) == noise(MIB, 1)[:8192]
 
 
+def test_blocks_of_several_sectors_in_the_smallest_pieces(disk: AhciDisk) -> None:
+    disk.port.execute(AtaCommand(Opcode.SET_MULTIPLE_MODE, count=16))
+    regions = [(DATA + at, 2) for at in range(0, 16384, 2)]
+    disk.port.max_regions = len(regions)
+    happened, moved = send(disk, Opcode.READ_MULTIPLE_EXT, 32, regions)
+    assert not happened.OFS and moved == 16384
+    assert disk.port.memory.view(DATA, 16384) == noise(MIB, 1)[:16384]
+
+
+def test_the_last_block_is_lost_and_the_drive_goes_on(disk: AhciDisk) -> None:
+    for region in ((DATA, 256), (RAM_SIZE, 512)):
+        happened, _ = send(disk, PIO, 1, [region])
+        assert happened.OFS or happened.HBFS
+        assert disk.read(0, 1) == noise(MIB, 1)[:512]
+
+
 def test_odd_counts_and_addresses_are_even(disk: AhciDisk) -> None:
     """Bit 0 of DBC is one and of DBA zero, whatever the guest wrote."""
     port = disk.port

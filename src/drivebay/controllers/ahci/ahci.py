@@ -56,7 +56,9 @@ class Ahci(PciFunction):
         self.command_changed()
 
     def attach(self, port: int, drive: Device) -> None:
-        """Plug `drive` into `port`. Raises `ValueError` if one is there."""
+        """Plug `drive` into `port`. Raises `ValueError` if one is there, `IndexError` if there is
+        no such port.
+        """
         self.hba.ports[port].attach(drive)
 
     def detach(self, port: int) -> Device | None:

@@ -218,6 +218,7 @@ class CommandList:
         """The Device Control register: a software reset is two of these (section 10.4.1)."""
         if control & SRST:
             self._in_software_reset = True
+            self._signature_due = False
             self._forget()
             drive.reset(Reset.SOFTWARE)
         elif self._in_software_reset:
@@ -240,7 +241,7 @@ class CommandList:
         due, self._signature_due = self._signature_due, False
         if due:
             port.signed(fis)
-        elif slot is None:  # a command that was given up
+        elif slot is None or self.halted:  # a command that was given up
             port.tfd = error << 8 | status
             return
         if self._ended_with_block and not status & ERR:
@@ -287,7 +288,9 @@ class CommandList:
         """PIO Setup, and the block."""
         port, slot = self._port, self.slot
         drive = port.drive
-        if drive is None or slot is None or drive.phase not in (Phase.DATA_IN, Phase.DATA_OUT):
+        if drive is None or drive.phase not in (Phase.DATA_IN, Phase.DATA_OUT):
+            return
+        if slot is None or self.halted:
             return
         inward = drive.phase is Phase.DATA_IN
         last = self._ended_with_block = drive.ends_with_block
@@ -300,28 +303,30 @@ class CommandList:
         if self._packet is not None and not inward:
             block[:] = self._packet[: len(block)].ljust(len(block), b"\0")
             self._packet = None
-        elif not self._copy(slot, block, inward):
-            return
+        elif not self._copy(slot, block, inward) and not inward:
+            return  # the drive waits for the rest; what it has sent is lost
         drive.block_done()
 
     def _copy(self, slot: int, block: memoryview, inward: bool) -> bool:
         """Move a block to or from memory; False if that went wrong."""
         table = self._tables[slot]
+        done = 0
         try:
-            pieces = table.gather(len(block), 1)
+            while done < len(block) and (pieces := table.gather(len(block) - done, 1)):
+                part = block[done : done + byte_length(pieces)]
+                if inward:
+                    scatter(pieces, part)
+                else:
+                    gather(pieces, part)
+                done += len(part)
         except GuestMemoryFault as fault:
             self._fault(slot, fault)
-            return False
-        size = byte_length(pieces)
-        if inward:
-            scatter(pieces, block[:size])
         else:
-            gather(pieces, block[:size])
-        table.moved += size
+            if done < len(block):
+                self._no_room(slot, inward)
+        table.moved += done
         self._account(slot, table.moved)
-        if size < len(block):
-            return self._no_room(slot, inward)
-        return True
+        return done == len(block)
 
     def _dma_request(self) -> None:
         port, slot = self._port, self.slot
@@ -402,13 +407,12 @@ class CommandList:
         guest_log.warning("ahci %d: slot %d: data: %s", self._port.number, slot, fault)
         self._halt(HBFS)
 
-    def _no_room(self, slot: int, inward: bool) -> bool:
+    def _no_room(self, slot: int, inward: bool) -> None:
         """The table is shorter than the data: more came than fits, or less was sent than the drive
         waits for (section 6.1.6).
         """
         guest_log.warning("ahci %d: slot %d: table too short", self._port.number, slot)
         self._halt(OFS if inward else IFS)
-        return False
 
     def _halt(self, bits: int) -> None:
         self.halted = True
@@ -417,7 +421,8 @@ class CommandList:
     # -- stopping --------------------------------------------------------------------------------
 
     def _forget(self) -> None:
-        self._signals.clear()
+        if not self._signature_due:  # the end of a reset is not forgotten
+            self._signals.clear()
         self._tables.clear()
         self._packet = None
         self._done = 0
@@ -437,6 +442,7 @@ class CommandList:
         """COMRESET, or the drive was pulled: what the list has begun stays as it is until ST is
         cleared. A drive that comes back tells its signature.
         """
+        self._signature_due = False
         self._forget()
         self.slot = None
         self.halted = self._port.started

@@ -153,8 +153,7 @@ class Port:
 
     def wake(self) -> None:
         """The link is needed."""
-        if self.power != PowerState.ACTIVE:
-            self.power = int(PowerState.ACTIVE)
+        self.power = int(PowerState.ACTIVE)
 
     # -- what the command list needs -------------------------------------------------------------
 
