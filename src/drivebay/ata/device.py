@@ -209,7 +209,7 @@ class Device:
     ) -> None:
         """Let the disk work; go on with what came of it, unless there was a reset."""
         self.phase = phase
-        self.status = self.ready & ~DRDY | BSY
+        self.status = self.ready | BSY
         task = self.engine.start(work, partial(self._acted, then))
         if task is not None:
             self._task = task
