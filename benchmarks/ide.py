@@ -21,8 +21,8 @@ from benchmarks.run import Run, Sample, last_cpu, on_cpu
 from drivebay.ata.disk import AtaDisk
 from drivebay.controllers.ide import PIIX4, PiixIde
 from drivebay.disk.contract import Disk
+from drivebay.drivers.arena import Arena
 from drivebay.drivers.ide import IdeDisk, IdeDriver, Via
-from drivebay.drivers.virtio_ring import Arena
 from drivebay.platform.board import Board
 from drivebay.platform.engine import Engine
 from drivebay.platform.memory import GuestMemory

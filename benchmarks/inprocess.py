@@ -25,8 +25,8 @@ from drivebay.controllers.virtio.registers import RingFeature
 from drivebay.disk.backends.file import FileDisk
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.contract import Disk
+from drivebay.drivers.arena import Arena
 from drivebay.drivers.virtio_blk import VirtioBlk
-from drivebay.drivers.virtio_ring import Arena
 from drivebay.platform.engine import Engine
 from drivebay.platform.interrupts import Line
 from drivebay.platform.memory import GuestMemory

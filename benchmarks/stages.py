@@ -13,7 +13,8 @@ from drivebay.controllers.virtio.registers import RingFeature
 from drivebay.controllers.virtio.requests import any_frame, plain_frame
 from drivebay.controllers.virtio.split import SplitQueue
 from drivebay.disk.contract import Disk
-from drivebay.drivers.virtio_ring import Arena, Buffer, SplitDriverRing
+from drivebay.drivers.arena import Arena
+from drivebay.drivers.virtio_ring import Buffer, SplitDriverRing
 from drivebay.platform.engine import Engine
 from drivebay.platform.memory import GuestMemory
 from drivebay.platform.virtio import QueueSetup, RingAddresses

@@ -11,11 +11,12 @@ import msgspec
 from drivebay.ata.device import Device
 from drivebay.controllers.ahci import Ahci, Port
 from drivebay.drivers.ahci import AhciDriver
-from drivebay.drivers.virtio_ring import Arena
+from drivebay.drivers.arena import Arena
 from drivebay.platform.board import Board
 from drivebay.platform.engine import Engine
 from drivebay.platform.memory import GuestMemory
 from drivebay.platform.pci import Command, Header, PciBus
+from drivebay.testing.puppet import Held, PuppetDisk
 
 RAM_SIZE: Final = 48 << 20
 ARENA: Final = 0x100000
@@ -81,3 +82,11 @@ class Bench:
         other = Bench(self.engine, drives, self.memory, **options)
         other.ahci.restore(state)
         return other
+
+
+class Stubborn(PuppetDisk):
+    """A disk whose operations cannot be called back, as system calls under way cannot."""
+
+    def _hold(self, operation: Held) -> None:
+        operation.cancel = lambda: False  # type: ignore[method-assign]
+        super()._hold(operation)

@@ -20,22 +20,14 @@ from drivebay.drivers.ide.channel import AtaCommand
 from drivebay.platform.engine import Engine
 from drivebay.scsi.dvd import Dvd
 from drivebay.testing.memory import FlippingMemory
-from drivebay.testing.puppet import Held, PuppetDisk
+from drivebay.testing.puppet import PuppetDisk
 from tests.ide.support import filled, noise
 
 from .conftest import MakeBench
-from .support import BAR, RAM_SIZE, Bench
+from .support import BAR, RAM_SIZE, Bench, Stubborn
 
 MIB = 1 << 20
 CANARY = b"canary" * 100
-
-
-class Stubborn(PuppetDisk):
-    """A disk whose operations cannot be called back, as system calls under way cannot."""
-
-    def _hold(self, operation: Held) -> None:
-        operation.cancel = lambda: False  # type: ignore[method-assign]
-        super()._hold(operation)
 
 
 def comreset(driver: AhciDriver) -> None:

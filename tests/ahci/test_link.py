@@ -214,7 +214,7 @@ def test_64_bit_addresses(engine: Engine) -> None:
     bench = Bench(engine, {0: AtaDisk(filled(MIB, 2), engine)}, high)
     bench.enable()
     from drivebay.drivers.ahci import AhciDriver
-    from drivebay.drivers.virtio_ring import Arena
+    from drivebay.drivers.arena import Arena
 
     from .support import BAR
 

@@ -18,6 +18,7 @@ from drivebay.testing.recording import RecordingDisk
 from tests.ide.support import content, filled, noise
 
 from .conftest import MakeBench
+from .support import Stubborn
 
 MIB = 1 << 20
 
@@ -238,3 +239,32 @@ def test_what_is_logged(
         "READ FPDMA QUEUED 0x20+0x1 tag 1 -> 50",
         "READ FPDMA QUEUED 0x10+0x8 tag 0 -> 50",
     ]
+
+
+def test_a_failure_is_told_when_nothing_moves_data_any_more(
+    make_bench: MakeBench, engine: Engine
+) -> None:
+    """System calls under way cannot be called back: the guest must not use their memory yet."""
+    puppet = Stubborn(filled(MIB, 9), lambda _name, sector, _count: sector > 0)
+    disk = make_disk(make_bench, engine, puppet)
+    for tag in range(4):
+        disk.prepare_read(tag, 1 + tag, 1)
+    disk.port.issue(0xF, queued=True)
+    by_tag = {operation.sector - 1: operation for operation in puppet.wait(4)}
+    by_tag[2].fail(MediumError(Medium.UNRECOVERED_READ, 3))
+    engine.turn(0)
+    assert not disk.port.get("IS") and disk.port.get("SACT") == 0xF
+    by_tag[0].complete()
+    by_tag[1].complete()
+    engine.turn(0)
+    assert not disk.port.get("IS")
+    by_tag[3].fail(MediumError(Medium.UNRECOVERED_READ, 4))
+    with pytest.raises(AhciError) as failure:
+        disk.port.finish(0xF)
+    assert failure.value.error.UNC
+    disk.port.restart()
+    with pytest.raises(AhciError) as refusal:
+        disk.read(0, 1)
+    assert refusal.value.error.ABRT and not refusal.value.error.UNC
+    log = disk.recover()
+    assert (log.tag, log.lba) == (2, 3)

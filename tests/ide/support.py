@@ -14,9 +14,9 @@ from drivebay.ata.disk import AtaDisk
 from drivebay.controllers.ide import PIIX4, PiixIde
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.contract import Disk
+from drivebay.drivers.arena import Arena
 from drivebay.drivers.ide import IdeDriver
 from drivebay.drivers.pci import Ports
-from drivebay.drivers.virtio_ring import Arena
 from drivebay.platform.board import Board
 from drivebay.platform.engine import Engine
 from drivebay.platform.memory import GuestMemory

@@ -11,9 +11,9 @@ from drivebay.ata.registers import Error
 from drivebay.controllers.ide import PIIX3
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.errors import Medium, MediumError
+from drivebay.drivers.arena import Arena
 from drivebay.drivers.ide import By, IdeDisk, IdeDriver, IdeError, IdeTimeout, Via
 from drivebay.drivers.pci import PciConfig
-from drivebay.drivers.virtio_ring import Arena
 from drivebay.platform.board import Board
 from drivebay.platform.engine import Engine
 from drivebay.platform.memory import GuestMemory

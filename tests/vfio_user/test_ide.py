@@ -11,9 +11,9 @@ from drivebay.ata.disk import AtaDisk
 from drivebay.cli.functions import NATIVE_IDE
 from drivebay.controllers.ide import PiixIde
 from drivebay.disk.backends.ram import RamDisk
+from drivebay.drivers.arena import Arena
 from drivebay.drivers.ide import IdeDriver
 from drivebay.drivers.ide.disk import Via
-from drivebay.drivers.virtio_ring import Arena
 from drivebay.hosts.listening import listen
 from drivebay.hosts.vfio_user.memory import ClientMemory
 from drivebay.hosts.vfio_user.messages import MigrationState

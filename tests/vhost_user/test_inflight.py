@@ -17,7 +17,8 @@ from drivebay.controllers.virtio import split as split_ring
 from drivebay.controllers.virtio.packed import PackedQueue
 from drivebay.controllers.virtio.ring import Rows
 from drivebay.controllers.virtio.split import SplitQueue
-from drivebay.drivers.virtio_ring import Arena, Buffer, PackedDriverRing, SplitDriverRing
+from drivebay.drivers.arena import Arena
+from drivebay.drivers.virtio_ring import Buffer, PackedDriverRing, SplitDriverRing
 from drivebay.hosts.vhost_user import inflight
 from drivebay.hosts.vhost_user.codec import PeerError
 from drivebay.hosts.vhost_user.inflight import InflightArea, PackedTracker, SplitTracker

@@ -8,8 +8,8 @@ import pytest
 
 from drivebay.controllers.virtio.registers import CONFIG_WRITEBACK
 from drivebay.disk.backends.file import FileDisk
-from drivebay.hosts.vhost_user.messages import Request
 from drivebay.hosts.peer import Notifier
+from drivebay.hosts.vhost_user.messages import Request
 from drivebay.testing import FrontEnd
 from drivebay.testing.vhost_user import readable
 

@@ -13,8 +13,9 @@ from drivebay.controllers.virtio.block import BlockDevice
 from drivebay.controllers.virtio.mmio import MmioTransport
 from drivebay.controllers.virtio.registers import BlockRequest, RingFeature
 from drivebay.disk.contract import Disk
+from drivebay.drivers.arena import Arena
 from drivebay.drivers.virtio_blk import VirtioBlk
-from drivebay.drivers.virtio_ring import Arena, Buffer, PackedDriverRing, SplitDriverRing
+from drivebay.drivers.virtio_ring import Buffer, PackedDriverRing, SplitDriverRing
 from drivebay.platform.engine import Engine
 from drivebay.platform.interrupts import Line
 from drivebay.platform.memory import GuestMemory

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from drivebay.drivers.arena import Arena
 from drivebay.drivers.virtio_blk import VirtioBlk
-from drivebay.drivers.virtio_ring import Arena, DriverRing
+from drivebay.drivers.virtio_ring import DriverRing
 from drivebay.platform.virtio import DeviceStatus
 
 from .bench import EVENT_IDX

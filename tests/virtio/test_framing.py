@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from drivebay.controllers.virtio.block import BlockDevice
 from drivebay.controllers.virtio.mmio import MmioTransport
 from drivebay.disk.backends.ram import RamDisk
-from drivebay.drivers.virtio_ring import Arena, Buffer
+from drivebay.drivers.arena import Arena
+from drivebay.drivers.virtio_ring import Buffer
 from drivebay.platform.engine import Engine
 from drivebay.platform.interrupts import Line
 from drivebay.platform.memory import GuestMemory, Region

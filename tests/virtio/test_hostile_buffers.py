@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from drivebay.drivers.virtio_ring import Arena, Buffer
+from drivebay.drivers.arena import Arena
+from drivebay.drivers.virtio_ring import Buffer
 from drivebay.platform.memory import GuestMemory, Region
 
 from .bench import (

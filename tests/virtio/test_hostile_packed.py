@@ -10,7 +10,8 @@ import pytest
 from drivebay.controllers.virtio.packed import PackedQueue
 from drivebay.controllers.virtio.ring import MAX_CHAIN
 from drivebay.disk.backends.ram import RamDisk
-from drivebay.drivers.virtio_ring import Arena, Buffer, PackedDriverRing
+from drivebay.drivers.arena import Arena
+from drivebay.drivers.virtio_ring import Buffer, PackedDriverRing
 from drivebay.platform.memory import GuestMemory
 from drivebay.platform.virtio import QueueSetup, RingAddresses, RingError
 from drivebay.testing import PuppetDisk

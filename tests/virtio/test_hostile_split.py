@@ -7,7 +7,8 @@ import struct
 import pytest
 
 from drivebay.controllers.virtio.ring import MAX_CHAIN
-from drivebay.drivers.virtio_ring import Arena, Buffer
+from drivebay.drivers.arena import Arena
+from drivebay.drivers.virtio_ring import Buffer
 from drivebay.platform.memory import GuestMemory, Region
 
 from .bench import (

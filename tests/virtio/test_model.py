@@ -20,8 +20,8 @@ from drivebay.controllers.virtio.block import BlockDevice
 from drivebay.controllers.virtio.mmio import MmioTransport
 from drivebay.controllers.virtio.registers import BlockType, Segment
 from drivebay.disk.backends.ram import RamDisk
+from drivebay.drivers.arena import Arena
 from drivebay.drivers.virtio_blk import Pending
-from drivebay.drivers.virtio_ring import Arena
 from drivebay.platform.engine import Engine
 from drivebay.platform.interrupts import Line
 from drivebay.platform.memory import GuestMemory

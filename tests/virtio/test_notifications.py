@@ -13,7 +13,8 @@ import pytest
 from drivebay.controllers.virtio.packed import PackedQueue
 from drivebay.controllers.virtio.runner import BATCH, Runner
 from drivebay.controllers.virtio.split import SplitQueue
-from drivebay.drivers.virtio_ring import Arena, Buffer, DriverRing
+from drivebay.drivers.arena import Arena
+from drivebay.drivers.virtio_ring import Buffer, DriverRing
 from drivebay.drivers.virtio_ring import PackedDriverRing as PackedRing
 from drivebay.drivers.virtio_ring import SplitDriverRing as SplitRing
 from drivebay.platform.engine import Engine

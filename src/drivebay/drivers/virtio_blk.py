@@ -27,8 +27,8 @@ from drivebay.controllers.virtio.registers import (
     RingFeature,
     Segment,
 )
+from drivebay.drivers.arena import Arena
 from drivebay.drivers.virtio_ring import (
-    Arena,
     Buffer,
     DriverRing,
     PackedDriverRing,

@@ -6,32 +6,16 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from drivebay.drivers.arena import Arena
 from drivebay.platform.memory import GuestMemory
 
-__all__ = ["Arena", "Buffer", "DriverRing", "PackedDriverRing", "SplitDriverRing"]
+__all__ = ["Buffer", "DriverRing", "PackedDriverRing", "SplitDriverRing"]
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 AVAIL, USED = 1 << 7, 1 << 15
 
 pack_split: Final = struct.Struct("<QIHH").pack_into
 pack_packed: Final = struct.Struct("<QIH").pack_into
-
-
-class Arena:
-    """Guest memory to carve buffers from, from `start` on."""
-
-    def __init__(self, memory: GuestMemory, start: int, size: int) -> None:
-        self.memory = memory
-        self._next, self._end = start, start + size
-
-    def take(self, size: int, align: int = 16) -> int:
-        """The address of `size` zero bytes. Raises `MemoryError` when there are none left."""
-        address = -(-self._next // align) * align
-        if address + size > self._end:
-            raise MemoryError(f"{size} bytes: the arena is used up")
-        self._next = address + size
-        self.memory.view(address, size)[:] = bytes(size)
-        return address
 
 
 class Buffer(NamedTuple):

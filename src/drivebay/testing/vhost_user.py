@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from drivebay.controllers.virtio.registers import BlockConfig, BlockStatus, RingFeature
+from drivebay.drivers.arena import Arena
 from drivebay.drivers.virtio_blk import ALL_FEATURES, BlockDriver, DeviceError, Pending
-from drivebay.drivers.virtio_ring import Arena, SplitDriverRing
+from drivebay.drivers.virtio_ring import SplitDriverRing
 from drivebay.hosts.vhost_user.codec import Codec, Message, encode
 from drivebay.hosts.vhost_user.messages import (
     PROTOCOL_FEATURES,

@@ -9,7 +9,7 @@ from drivebay.controllers.ahci.registers import BOHC, GHC, GenericRegisters
 from drivebay.drivers.ahci.disk import AhciCd, AhciDisk
 from drivebay.drivers.ahci.errors import AhciTimeout
 from drivebay.drivers.ahci.port import AhciPort
-from drivebay.drivers.virtio_ring import Arena
+from drivebay.drivers.arena import Arena
 
 __all__ = ["AhciDriver", "Mmio"]
 

@@ -28,9 +28,9 @@ from drivebay.controllers.ide.registers import (
     PhysicalRegion,
     RegionFlags,
 )
+from drivebay.drivers.arena import Arena
 from drivebay.drivers.ide.errors import IdeError, IdeTimeout
 from drivebay.drivers.pci import Ports
-from drivebay.drivers.virtio_ring import Arena
 
 __all__ = ["AtaCommand", "ChannelPorts", "IdeChannel", "Region"]
 

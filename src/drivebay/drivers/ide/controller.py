@@ -6,13 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from drivebay.drivers.arena import Arena
 from drivebay.drivers.ide.cd import IdeCd
 from drivebay.drivers.ide.channel import ChannelPorts, IdeChannel
 from drivebay.drivers.ide.disk import IdeDisk
 from drivebay.drivers.ide.drive import IdeDrive
 from drivebay.drivers.ide.errors import IdeError
 from drivebay.drivers.pci import PciAddress, PciConfig, Ports
-from drivebay.drivers.virtio_ring import Arena
 from drivebay.platform.pci import Header
 
 __all__ = ["IdeDriver"]
