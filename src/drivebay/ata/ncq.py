@@ -99,7 +99,8 @@ class CommandQueue:
         self._drive = drive
         self._entries: dict[int, _Entry] = {}
         self.failure: Failure | None = None
-        self._to_report = self._unanswered = False
+        self._report: Failure | None = None  # what the host is to be told of,
+        self._unanswered = False  # in answer to a command
 
     @property
     def idle(self) -> bool:
@@ -266,14 +267,14 @@ class CommandQueue:
         tag: int | None,
         taskfile: TaskFile,
         error: int,
-        failure: Exception,
+        why: Exception,
         result: TaskFile | None = None,
     ) -> None:
         status = self._drive.ready | ERR
-        self._tell(taskfile, tag, status, error, failure)
-        if self.failure is None:
-            self.failure = Failure(tag, status, error, result or taskfile)
-        self._to_report = True
+        self._tell(taskfile, tag, status, error, why)
+        failure = Failure(tag, status, error, result or taskfile)
+        self.failure = self.failure or failure
+        self._report = self._report or failure
         self._drop_all()
         self._settle()
 
@@ -290,11 +291,11 @@ class CommandQueue:
         drive = self._drive
         if self._entries:
             return
-        if self._to_report and self.failure is not None and drive.sata is not None:
-            self._to_report = False
+        report, self._report = self._report, None
+        if report is not None and drive.sata is not None:
             answer, self._unanswered = self._unanswered, False
-            drive.status, drive.error = self.failure.status, self.failure.error
-            drive.taskfile.load(self.failure.taskfile.save())
+            drive.status, drive.error = report.status, report.error
+            drive.taskfile.load(report.taskfile.save())
             if answer:
                 drive.sata.ended(drive, True)
             else:
@@ -303,14 +304,15 @@ class CommandQueue:
 
     def give_up(self) -> None:
         """The wire moves no more data: the commands end without a word."""
-        self._to_report = self._unanswered
+        if not self._unanswered:
+            self._report = None
         self._drop_all()
         self._settle()
 
     def reset(self) -> None:
         """A reset forgets commands and failures, but for what cannot be called back."""
-        self.failure = None
-        self._to_report = self._unanswered = False
+        self.failure = self._report = None
+        self._unanswered = False
         self._drop_all()
 
     def _tell(
@@ -328,15 +330,16 @@ class CommandQueue:
         return {
             "commands": [entry.taskfile.save() for entry in wanted],
             "failure": None if self.failure is None else self.failure.save(),
-            "to_report": self._to_report,
+            "report": None if self._report is None else self._report.save(),
             "unanswered": self._unanswered,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take what `save` gave; `resume` lets the commands go on."""
-        failure = state["failure"]
+        failure, report = state["failure"], state["report"]
         self.failure = None if failure is None else Failure.restore(failure)
-        self._to_report, self._unanswered = state["to_report"], state["unanswered"]
+        self._report = None if report is None else Failure.restore(report)
+        self._unanswered = state["unanswered"]
         self._entries = {}
         for saved in state["commands"]:
             taskfile = TaskFile.restore(saved)
@@ -351,7 +354,7 @@ class CommandQueue:
         """Go on after `restore`."""
         for tag, entry in tuple(self._entries.items()):
             self._go_on(tag, entry)
-        if self._to_report:
+        if self._report is not None:
             self._settle()
 
     def describe(self, taskfile: TaskFile) -> str:
