@@ -6,21 +6,20 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from drivebay.ata.device import Device
 from drivebay.cli.controllers import ControllerConfig
-from drivebay.cli.functions import native_ide
 from drivebay.cli.signals import signals
 from drivebay.controllers.virtio.block import BlockDevice
 from drivebay.disk.contract import Disk
 from drivebay.disk.errors import DiskError
 from drivebay.hosts.connection import SocketServer
-from drivebay.hosts.vfio_user.memory import ClientMemory
-from drivebay.hosts.vfio_user.server import VfioUserServer
 from drivebay.hosts.vhost_user.server import VhostUserServer
 from drivebay.platform.engine import Engine
 from drivebay.suspend import run
+
+if TYPE_CHECKING:
+    from drivebay.ata.device import Device
 
 __all__ = ["DataPlane"]
 
@@ -70,6 +69,11 @@ class DataPlane:
         return VhostUserServer(device, self._engine, listener, owned=False)
 
     def _serve_ide(self, controller: ControllerConfig, listener: socket.socket) -> SocketServer:
+        # Here, as a virtio-blk server that is started again is waited for.
+        from drivebay.cli.functions import native_ide
+        from drivebay.hosts.vfio_user.memory import ClientMemory
+        from drivebay.hosts.vfio_user.server import VfioUserServer
+
         memory = ClientMemory()
         function, disks = native_ide(controller.drives, memory, self._engine)
         self.disks += disks
