@@ -1,13 +1,16 @@
 """Serves an AHCI function over vfio-user: ``python -m tests.guest.ahci_server SOCKET SPEC...``.
 
-A spec that ends in ``.iso`` is a CD; each drive is at the next port.
+A spec that ends in ``.iso`` is a CD; each drive is at the next port. Lines on standard input:
+``pull PORT``, ``plug PORT`` and ``bad PORT SECTOR``.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 
+from drivebay.ata.device import Device
 from drivebay.ata.disk import AtaDisk
 from drivebay.ata.packet import PacketDevice
 from drivebay.controllers.ahci import Ahci
@@ -21,12 +24,30 @@ from drivebay.scsi.dvd import Dvd
 def main(path: str, *specs: str) -> None:
     engine, memory = Engine(), ClientMemory()
     ahci = Ahci(memory, engine)
+    drives: list[Device] = []
     for number, spec in enumerate(specs):
         if spec.endswith(".iso"):
-            drive = PacketDevice(Dvd(open_disk(spec, read_only=True)), engine)
-            ahci.attach(number, drive)
+            drives.append(PacketDevice(Dvd(open_disk(spec, read_only=True)), engine))
         else:
-            ahci.attach(number, AtaDisk(open_disk(spec), engine, serial=f"AHCI{number}"))
+            drives.append(AtaDisk(open_disk(spec), engine, serial=f"AHCI{number}"))
+        ahci.attach(number, drives[number])
+
+    def obey() -> None:
+        line = os.read(0, 100).decode()
+        if not line:
+            engine.unwatch(0)
+            return
+        verb, number, *sector = line.split()
+        drive = drives[int(number)]
+        if verb == "pull":
+            ahci.detach(int(number))
+        elif verb == "plug":
+            ahci.attach(int(number), drive)
+        elif isinstance(drive, AtaDisk):
+            drive.bad.add(int(sector[0]), 1)
+        print("done", flush=True)
+
+    engine.watch(0, obey)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen()

@@ -32,17 +32,36 @@ fsck.ext4 -f -n /dev/sda
 NO_ERRORS = "dmesg | grep -E 'ata[0-9].*(error|exception|failed|lost|timeout)' && exit 1 || true"
 
 
+class Served:
+    """An adapter in a process of its own; `arguments` are QEMU's."""
+
+    def __init__(self, server: subprocess.Popen[str], path: Path) -> None:
+        self._server = server
+        self.expect("ready")
+        device = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": str(path)}}
+        self.arguments = ["-device", json.dumps(device)]
+
+    def expect(self, word: str) -> None:
+        assert self._server.stdout is not None
+        assert self._server.stdout.readline() == f"{word}\n"
+
+    def tell(self, line: str) -> None:
+        """Pull, plug or spoil something."""
+        assert self._server.stdin is not None
+        self._server.stdin.write(f"{line}\n")
+        self._server.stdin.flush()
+        self.expect("done")
+
+
 @contextmanager
-def served(tmp_path: Path, *specs: str) -> Iterator[list[str]]:
-    """QEMU's arguments for an adapter with these drives."""
+def served(tmp_path: Path, *specs: str) -> Iterator[Served]:
+    """An adapter with these drives."""
     path = tmp_path / "ahci.sock"
     command = [sys.executable, "-m", "tests.guest.ahci_server", str(path), *specs]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as server:
         try:
-            assert server.stdout is not None and server.stdout.readline() == "ready\n"
-            address = {"type": "unix", "path": str(path)}
-            device = {"driver": "vfio-user-pci", "socket": address}
-            yield ["-device", json.dumps(device)]
+            yield Served(server, path)
         finally:
             server.terminate()
 
@@ -50,8 +69,8 @@ def served(tmp_path: Path, *specs: str) -> Iterator[list[str]]:
 def test_linux_keeps_a_file_system_and_queues_32_commands(tmp_path: Path) -> None:
     disk = f"file:{tmp_path}/disk.img;create=32M"
     with (
-        served(tmp_path, disk) as arguments,
-        LinuxGuest(qemu_args=arguments, tools=["fio"], memory="768M") as guest,
+        served(tmp_path, disk) as adapter,
+        LinuxGuest(qemu_args=adapter.arguments, tools=["fio"], memory="768M") as guest,
     ):
         dmesg = guest.run("dmesg | grep -iE 'ahci|ata[0-9]'").output
         assert "NCQ (depth 32)" in dmesg, dmesg
@@ -66,8 +85,39 @@ def test_linux_keeps_a_file_system_and_queues_32_commands(tmp_path: Path) -> Non
 def test_linux_sees_a_cd_beside_a_disk(tmp_path: Path) -> None:
     (tmp_path / "cd.iso").write_bytes(b"compact disc".ljust(1 << 20, b"\0"))
     specs = ("mem:4M", f"file:{tmp_path}/cd.iso")
-    with served(tmp_path, *specs) as arguments, LinuxGuest(qemu_args=arguments) as guest:
+    with served(tmp_path, *specs) as adapter, LinuxGuest(qemu_args=adapter.arguments) as guest:
         assert guest.run("head -c 12 /dev/sr0").output == "compact disc"
         assert guest.run("cat /sys/block/sda/size").output.strip() == "8192"
         result = guest.run(NO_ERRORS)
         assert result.status == 0, result.output
+
+
+def test_linux_recovers_from_a_bad_sector(tmp_path: Path) -> None:
+    """libata reads the NCQ error log, names the sector, and goes on."""
+    with (
+        served(tmp_path, "mem:4M") as adapter,
+        LinuxGuest(qemu_args=adapter.arguments) as guest,
+    ):
+        adapter.tell("bad 0 100")
+        read = "dd if=/dev/sda of=/dev/null bs=4096 count=1 iflag=direct skip="
+        assert guest.run(f"{read}12").status != 0
+        dmesg = guest.run("dmesg").output
+        assert "READ FPDMA QUEUED" in dmesg and "{ UNC }" in dmesg, dmesg
+        assert "sector 100" in dmesg or "sector 96" in dmesg, dmesg
+        assert guest.run(f"{read}11").status == 0
+        write = "dd if=/dev/zero of=/dev/sda bs=4096 count=1 oflag=direct seek=12"
+        assert guest.run(f"{write} && {read}12").status == 0
+        assert "hard resetting" not in guest.run("dmesg").output
+
+
+def test_linux_hot_plugs(tmp_path: Path) -> None:
+    with (
+        served(tmp_path, "mem:4M", "mem:8M") as adapter,
+        LinuxGuest(qemu_args=adapter.arguments) as guest,
+    ):
+        for verb, there in (("pull", 1), ("plug", 0)):
+            adapter.tell(f"{verb} 1")
+            wait = f"for n in $(seq 100); do [ -e /sys/block/sdb ]; [ $? = {there} ] && exit 0;"
+            result = guest.run(f"{wait} sleep .3; done; exit 1", timeout=120)
+            assert result.status == 0, guest.run("dmesg | tail -20").output
+        assert guest.run("dd if=/dev/sdb of=/dev/null bs=1M iflag=direct").status == 0
