@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from drivebay.ata.device import Device, Phase, Reset
 from drivebay.ata.disk import AtaDisk
 from drivebay.ata.registers import DeviceControl, Status
+from drivebay.controllers.ahci.fis import (
+    dma_setup_fis,
+    pio_setup_fis,
+    register_fis,
+    set_device_bits_fis,
+)
 from drivebay.controllers.ahci.prdt import PrdTable
 from drivebay.controllers.ahci.registers import PxIS, PxSERR
 from drivebay.controllers.ahci.structures import (
@@ -25,14 +31,10 @@ from drivebay.controllers.ahci.structures import (
     REGISTER_AT,
     SET_DEVICE_BITS_AT,
     CommandHeader,
-    DmaSetupFis,
     FisFlags,
     FisType,
     HeaderFlags,
-    PioSetupFis,
-    RegisterD2hFis,
     RegisterH2dFis,
-    SetDeviceBitsFis,
 )
 from drivebay.disk.buffers import gather, scatter
 from drivebay.disk.contract import byte_length
@@ -52,8 +54,7 @@ IFS, OFS, HBFS, TFES, IPMS = (
     int(bit) for bit in (PxIS.IFS, PxIS.OFS, PxIS.HBFS, PxIS.TFES, PxIS.IPMS)
 )
 DHRS, PSS, SDBS, DPS = (int(bit) for bit in (PxIS.DHRS, PxIS.PSS, PxIS.SDBS, PxIS.DPS))
-COMMAND, INTERRUPT, TO_HOST = int(FisFlags.C), int(FisFlags.I), int(FisFlags.D)
-PORT: Final = int(FisFlags.PORT)
+COMMAND, PORT = int(FisFlags.C), int(FisFlags.PORT)
 PMP, BIST, PACKET, CFL = (
     int(bit) for bit in (HeaderFlags.PMP, HeaderFlags.B, HeaderFlags.A, HeaderFlags.CFL)
 )
@@ -353,9 +354,7 @@ class CommandList:
         if not isinstance(drive, AtaDisk) or (wanted := drive.queue.wanted(tag)) is None:
             return
         left, unit, inward = wanted
-        flags = TO_HOST if inward else 0
-        fis = DmaSetupFis.layout.pack(FisType.DMA_SETUP, flags, 0, tag, 0, 0, 0, left, 0)
-        if not self._post(DMA_SETUP_AT, fis, 0):
+        if not self._post(DMA_SETUP_AT, dma_setup_fis(tag, left, inward), 0):
             return
         table = self._tables.get(tag)
         try:
@@ -380,13 +379,10 @@ class CommandList:
         tags, self._done = self._done, 0
         failed, self._failed = self._failed, False
         status, error = drive.ready | (ERR if failed else 0), drive.error if failed else 0
-        for tag in range(32):
-            if tags >> tag & 1:
-                self._tables.pop(tag, None)
+        self._tables = {slot: each for slot, each in self._tables.items() if not tags >> slot & 1}
         port.sact &= ~tags
         port.tfd = error << 8 | port.tfd & (BSY | DRQ) | status
-        fis = SetDeviceBitsFis.layout.pack(FisType.SET_DEVICE_BITS, INTERRUPT, status, error, tags)
-        if self._post(SET_DEVICE_BITS_AT, fis, SDBS):
+        if self._post(SET_DEVICE_BITS_AT, set_device_bits_fis(status, error, tags), SDBS):
             port.completed(tags.bit_count())
         if failed:
             self._halt(TFES)
@@ -490,27 +486,3 @@ class CommandList:
 def lowest(mask: int) -> int:
     """The number of the lowest bit that is set."""
     return (mask & -mask).bit_length() - 1
-
-
-def register_fis(drive: Device, interrupt: bool) -> bytes:
-    """The drive's registers as a FIS to the host."""
-    taskfile = drive.taskfile
-    lba = taskfile.lba48.to_bytes(6, "little")
-    flags = INTERRUPT if interrupt else 0
-    count = taskfile.count & 0xFFFF
-    return RegisterD2hFis.layout.pack(
-        FisType.REGISTER_D2H, flags, drive.status, drive.error, lba[:3], taskfile.device & 0xFF,
-        lba[3:], 0, count, 0, 0,
-    )  # fmt: skip
-
-
-def pio_setup_fis(drive: Device, inward: bool, interrupt: bool, e_status: int) -> bytes:
-    """The announcement of a DRQ block."""
-    taskfile = drive.taskfile
-    lba = taskfile.lba48.to_bytes(6, "little")
-    flags = (TO_HOST if inward else 0) | (INTERRUPT if interrupt else 0)
-    count = taskfile.count & 0xFFFF
-    return PioSetupFis.layout.pack(
-        FisType.PIO_SETUP, flags, drive.status, drive.error, lba[:3], taskfile.device & 0xFF,
-        lba[3:], 0, count, 0, e_status, len(drive.block) & 0xFFFF, 0,
-    )  # fmt: skip
