@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+
 import pytest
 
 from drivebay.ata.disk import AtaDisk
@@ -18,15 +21,15 @@ from drivebay.controllers.ahci.registers import (
     PxSSTS,
 )
 from drivebay.disk.backends.ram import RamDisk
-from drivebay.drivers.ahci import AhciTimeout
+from drivebay.drivers.ahci import AhciDriver, AhciTimeout
 from drivebay.platform.engine import Engine
-from drivebay.platform.memory import GuestMemory
+from drivebay.platform.memory import GuestMemory, Region
 from drivebay.scsi.dvd import Dvd
 from drivebay.testing.puppet import PuppetDisk
 from tests.ide.support import filled, noise
 
 from .conftest import MakeBench
-from .support import RAM_SIZE
+from .support import BAR, RAM_SIZE, Bench, Stubborn
 
 MIB = 1 << 20
 
@@ -84,11 +87,24 @@ def test_pulled_while_it_works(make_bench: MakeBench, engine: Engine) -> None:
     assert disk.read_queued([(0, 1)]) == [bytes(512)]
 
 
+def test_pulled_though_it_cannot_be_called_back(make_bench: MakeBench, engine: Engine) -> None:
+    """CR says so as long as memory is reached."""
+    puppet = Stubborn(RamDisk(MIB))
+    bench = make_bench({0: AtaDisk(puppet, engine)})
+    disk = bench.driver().disk(0)
+    disk.prepare_read(0, 0, 8)
+    disk.port.issue(1, queued=True)
+    puppet.wait(1)
+    bench.ahci.detach(0)
+    disk.port.put("CMD", disk.port.get("CMD") & ~PxCMD.ST)
+    assert PxCMD(disk.port.get("CMD")).CR
+    puppet.complete_all()
+    engine.turn(0)
+    assert not PxCMD(disk.port.get("CMD")).CR
+
+
 def test_plugged_a_thousand_times(make_bench: MakeBench, engine: Engine) -> None:
     """hostile.md 2.3, CVE-2017-9373: what is pulled is let go."""
-    import gc
-    import os
-
     bench = make_bench()
     driver = bench.driver()
     drive = AtaDisk(RamDisk(4096), engine)
@@ -204,19 +220,12 @@ def test_port_multipliers_do_not_answer(make_bench: MakeBench, engine: Engine) -
 
 def test_64_bit_addresses(engine: Engine) -> None:
     """Memory past 4 GiB: lists, FISes, tables and data."""
-    from drivebay.platform.memory import Region
-
-    from .support import Bench
-
     base = 5 << 40
     low = GuestMemory.of_size(RAM_SIZE)
     high = GuestMemory([Region(base, low.regions[0].view)])
     bench = Bench(engine, {0: AtaDisk(filled(MIB, 2), engine)}, high)
     bench.enable()
-    from drivebay.drivers.ahci import AhciDriver
     from drivebay.drivers.arena import Arena
-
-    from .support import BAR
 
     arena = Arena(high, base + 4096, RAM_SIZE - 4096)
     disk = AhciDriver(bench.mmio, BAR, arena, poll=lambda: engine.turn(0)).disk(0)

@@ -63,6 +63,7 @@ class Port:
         self._hba = hba
         self.number = number
         self.drive: Device | None = None
+        self._pulled: list[Device] = []  # that still reach memory
         self.commands = CommandList(self)
         self.registers = PortRegisters.bind(self)
         self.command_list = 0
@@ -110,6 +111,7 @@ class Port:
         drive.reset(Reset.POWER_ON)
         drive.release()
         drive.wire = drive.sata = None
+        self._pulled = [each for each in (*self._pulled, drive) if each.reaches_memory]
         self.link = int(Detection.NOTHING)
         self.update()
         return drive
@@ -252,8 +254,9 @@ class Port:
 
     @property
     def reaches_memory(self) -> bool:
-        """Whether a command under way does, be it one that was given up."""
-        return self.drive is not None and self.drive.reaches_memory
+        """Whether a command under way does, be it given up, or of a drive that was pulled."""
+        self._pulled = [drive for drive in self._pulled if drive.reaches_memory]
+        return bool(self._pulled) or (self.drive is not None and self.drive.reaches_memory)
 
     def read_PxCMD(self) -> int:
         """CR stays until nothing reaches memory any more: then it may be taken away."""
