@@ -19,6 +19,7 @@ from drivebay.ata.passthrough.recording import UnknownCommandError
 from drivebay.platform.engine import Engine
 from tests.ide.support import content, filled, noise
 
+from .in_guest import SEED, read_only
 from .support import Hand, Rig, taskfile
 
 ALL = Policy.of("write")
@@ -65,6 +66,12 @@ def test_errors_are_answers_too(engine: Engine) -> None:
         assert played.execute(cdb, "none", [], 1)[0] == 2
     with pytest.raises(UnknownCommandError):
         played.execute(cdb[:-1] + b"\1", "none", [], 1)
+
+
+def test_what_linux_6_1_answered(engine: Engine) -> None:
+    """As test_guest.py has recorded it, of QEMU's disk."""
+    with (Path(__file__).parent / "libata-6.1.jsonl").open() as tape:
+        read_only(engine, RecordedAnswers(tape), noise(1 << 20, SEED))
 
 
 def test_the_format(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivebay.ata.passthrough.sense import Returned, error_of, key_of, registers_of
+from drivebay.ata.passthrough.sense import Returned, error_of, failed, key_of, registers_of
 from drivebay.scsi import sense as senses
 
 DESCRIPTOR = bytes.fromhex(
@@ -18,7 +18,7 @@ FIXED = bytes.fromhex("70 00 01 00 50 40 34 0a 80 ff ee dd 00 1d 00 00 00 00")
 
 def test_the_descriptor_has_all_bytes() -> None:
     returned = registers_of(DESCRIPTOR)
-    assert returned == Returned(0x50, 0, 0x40, 0x1234, 0xCCFF, 0xBBEE, 0xAADD)
+    assert returned == Returned(0x50, 0, 0x40, 0x1234, (0xCCFF, 0xBBEE, 0xAADD))
     assert key_of(DESCRIPTOR) == (1, 0x00, 0x1D)
 
 
@@ -29,7 +29,7 @@ def test_it_may_come_after_others() -> None:
 
 
 def test_fixed_format_has_the_current_bytes() -> None:
-    assert registers_of(FIXED) == Returned(0x50, 0, 0x40, 0x34, 0xFF, 0xEE, 0xDD)
+    assert registers_of(FIXED) == Returned(0x50, 0, 0x40, 0x34, (0xFF, 0xEE, 0xDD))
 
 
 @pytest.mark.parametrize("flag", [0x40, 0x20])
@@ -41,7 +41,20 @@ def test_fixed_format_tells_that_it_has_not_all(flag: int) -> None:
 
 def test_a_failure_in_fixed_format() -> None:
     failed = bytes.fromhex("70 00 03 40 51 e0 01 0a 00 56 34 12 11 04 00 00 00 00")
-    assert registers_of(failed) == Returned(0x51, 0x40, 0xE0, 1, 0x56, 0x34, 0x12)
+    assert registers_of(failed) == Returned(0x51, 0x40, 0xE0, 1, (0x56, 0x34, 0x12))
+
+
+def test_registers_where_linux_6_1_has_them() -> None:
+    """IDENTIFY DEVICE that went well, a read past the end, and what a timeout would be."""
+    identified = bytes.fromhex("70 00 0b 00 00 00 00 0a 00 58 00 01 00 00 00 00 00 00")
+    assert registers_of(identified) == Returned(0x58, 0, 0, 1, None, False)
+    assert not failed(2, identified)
+    refused = bytes.fromhex("70 00 0b 00 00 00 00 0a 04 41 e0 01 00 00 00 00 80 00")
+    assert registers_of(refused) == Returned(0x41, 0x04, 0xE0, 1, None, False)
+    assert failed(2, refused)
+    assert error_of(refused) == 0x04
+    timeout = bytes.fromhex("70 00 0b 00 00 00 00 0a 00 50 00 01 00 00 00 00 00 00")
+    assert failed(2, timeout)
 
 
 @pytest.mark.parametrize(

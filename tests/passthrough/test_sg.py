@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from drivebay.disk.backends import sg
 from drivebay.disk.backends.sg import SgDevice, SgIoHeader
 from drivebay.disk.errors import DiskOpenError
 
@@ -132,6 +133,18 @@ def test_troubles_of_the_host_are_errors(
     with SgDevice("/dev/null") as device, pytest.raises(OSError) as caught:
         device.execute(CDB, "none", [], 1)
     assert caught.value.errno == number
+
+
+def test_how_much_the_host_moves(
+    ioctl: FakeIoctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sg, "SYSFS", tmp_path)
+    with SgDevice("/dev/null") as device:
+        assert device.max_transfer is None
+        queue = tmp_path / "dev/char/1:3/device/block/sda/queue"
+        queue.mkdir(parents=True)
+        (queue / "max_hw_sectors_kb").write_text("100\n")
+        assert device.max_transfer == 102400
 
 
 def test_what_is_no_scsi_device_is_not_opened(tmp_path: Path) -> None:

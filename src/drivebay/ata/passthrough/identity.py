@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 from drivebay.ata.command import Aborted
 from drivebay.ata.identify import SIGNATURE, IdentifyData, PhysicalSector, checksummed
 from drivebay.ata.passthrough.cdb import encode
-from drivebay.ata.passthrough.sense import registers_of
+from drivebay.ata.passthrough.sense import failed
 from drivebay.ata.passthrough.table import BLOCK, COMMANDS
-from drivebay.ata.passthrough.transport import GOOD, Transport
-from drivebay.ata.registers import Opcode, Status, TransferMode
+from drivebay.ata.passthrough.transport import Transport
+from drivebay.ata.registers import Opcode, TransferMode
 from drivebay.ata.sata_words import SataAdditional, SataCapabilities
 from drivebay.ata.taskfile import TaskFile
 from drivebay.disk.errors import InvalidInput
@@ -33,9 +33,7 @@ def identify(transport: Transport, *, short: bool = False) -> bytes:
     cdb = encode(COMMANDS[Opcode.IDENTIFY_DEVICE], taskfile, short=short)
     data = bytearray(BLOCK)
     status, sense, residual = transport.execute(cdb, "in", [memoryview(data)], IDENTIFY_SECONDS)
-    answer = registers_of(sense)
-    failed = answer.status & Status.ERR if answer is not None else status != GOOD
-    if failed or residual or not any(data):
+    if failed(status, sense) or residual or not any(data):
         raise InvalidInput("it does not answer IDENTIFY DEVICE: no ATA disk")
     return bytes(data)
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from drivebay.ata.registers import Error
+from drivebay.ata.passthrough.transport import CHECK_CONDITION, GOOD
+from drivebay.ata.registers import Error, Status
 from drivebay.scsi.sense import FixedSense, SenseKey
 from drivebay.wire import U8, Bit, Bits, Register32, Struct
 
-__all__ = ["AtaReturn", "Returned", "error_of", "key_of", "registers_of"]
+__all__ = ["AtaReturn", "Returned", "error_of", "failed", "key_of", "registers_of"]
 
 FIXED, DESCRIPTOR = (0x70, 0x71), (0x72, 0x73)  # response codes: current and deferred
 ATA_RETURN: Final = 0x09
 INFORMATION_AVAILABLE: Final = (0x00, 0x1D)  # ATA PASS-THROUGH INFORMATION AVAILABLE
 OUT_OF_RANGE: Final = (0x21, 0x00)
-DRDY, BSY = 0x40, 0x80
+BSY, DRDY, DF, DRQ, ERR = (
+    int(bit) for bit in (Status.BSY, Status.DRDY, Status.DF, Status.DRQ, Status.ERR)
+)
+HARMLESS: Final = (SenseKey.NO_SENSE, SenseKey.RECOVERED_ERROR)
+VALID: Final = 0x80  # of the response code: there is information
 
 
 class AtaReturn(Struct, size=14):
@@ -60,17 +65,16 @@ class FixedSpecific(Register32):
 
 @dataclass(frozen=True)
 class Returned:
-    """Registers, each with its previous byte above the current one; `whole` unless the drive had
-    more in the previous bytes than the sense had room for.
+    """Registers, count and `lba` (low, mid, high) with their previous bytes above the current ones;
+    `whole` unless the drive had more in these than the sense has room for. `lba` is None if it did
+    not come.
     """
 
     status: int
     error: int
     device: int
     count: int
-    low: int
-    mid: int
-    high: int
+    lba: tuple[int, int, int] | None
     whole: bool = True
 
 
@@ -94,9 +98,11 @@ def _from_descriptors(sense: bytes) -> Returned | None:
                 found.error,
                 found.device,
                 found.count_high << 8 | found.count,
-                found.lba_low_high << 8 | found.lba_low,
-                found.lba_mid_high << 8 | found.lba_mid,
-                found.lba_high_high << 8 | found.lba_high,
+                (
+                    found.lba_low_high << 8 | found.lba_low,
+                    found.lba_mid_high << 8 | found.lba_mid,
+                    found.lba_high_high << 8 | found.lba_high,
+                ),
             )
         at += 2 + sense[at + 1]
     return None
@@ -105,23 +111,30 @@ def _from_descriptors(sense: bytes) -> Returned | None:
 def _from_fixed(sense: FixedSense) -> Returned | None:
     """A sense of another kind has no registers: with VALID the information is an LBA, and no drive
     ends a command without DRDY.
+
+    Linux 6.1 and its like put the registers of a failure five bytes too far, where most of the LBA
+    does not come through.
     """
     code = (sense.additional_sense_code, sense.additional_sense_code_qualifier)
-    if sense.response_code & 0x80 and code != INFORMATION_AVAILABLE:
+    if sense.response_code & VALID and code != INFORMATION_AVAILABLE:
         return None
     information = FixedInformation(sense.information)
-    specific = FixedSpecific(sense.command_specific_information)
-    if information.STATUS & (BSY | DRDY) != DRDY:
-        return None
+    displaced = FixedInformation(sense.command_specific_information)
+    if information.STATUS & (BSY | DRDY) == DRDY:
+        specific = FixedSpecific(sense.command_specific_information)
+        lba = (specific.LBA_LOW, specific.LBA_MID, specific.LBA_HIGH)
+        whole = not (specific.COUNT_UPPER_NONZERO or specific.LBA_UPPER_NONZERO)
+        return _returned(information, lba, whole)
+    if not information and displaced.STATUS & (BSY | DRDY) == DRDY:
+        return _returned(displaced, None, False)
+    return None
+
+
+def _returned(
+    registers: FixedInformation, lba: tuple[int, int, int] | None, whole: bool
+) -> Returned:
     return Returned(
-        information.STATUS,
-        information.ERROR,
-        information.DEVICE,
-        information.COUNT,
-        specific.LBA_LOW,
-        specific.LBA_MID,
-        specific.LBA_HIGH,
-        not (specific.COUNT_UPPER_NONZERO or specific.LBA_UPPER_NONZERO),
+        registers.STATUS, registers.ERROR, registers.DEVICE, registers.COUNT, lba, whole
     )
 
 
@@ -135,8 +148,26 @@ def key_of(sense: bytes) -> tuple[int, int, int]:
     return 0, 0, 0
 
 
+def failed(status: int, sense: bytes) -> bool:
+    """Whether a command that ended with SCSI status and sense has failed.
+
+    They take the DRQ of the last block for a failure of PIO data-in, too, if the controller leaves
+    it in Status; then the registers are right and the sense key is not.
+    """
+    harmless = key_of(sense)[0] in HARMLESS
+    returned = registers_of(sense)
+    if returned is None:
+        return status != GOOD and not (status == CHECK_CONDITION and harmless)
+    if returned.status & (ERR | DF):
+        return True
+    return not harmless and not returned.status & DRQ
+
+
 def error_of(sense: bytes) -> int:
-    """The Error register for a failure that came without registers."""
+    """The Error register for a failure: the drive's, or without one what the sense key says."""
+    returned = registers_of(sense)
+    if returned is not None and returned.error:
+        return returned.error
     key, *code = key_of(sense)
     if key == SenseKey.MEDIUM_ERROR:
         return int(Error.UNC)

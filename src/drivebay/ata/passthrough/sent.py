@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from drivebay.ata.command import Aborted, Command, Protocol, keep
 from drivebay.ata.device import BUFFER_SIZE
 from drivebay.ata.passthrough.cdb import encode
-from drivebay.ata.passthrough.sense import Returned, error_of, key_of, registers_of
+from drivebay.ata.passthrough.sense import Returned, error_of, failed, key_of, registers_of
 from drivebay.ata.passthrough.table import BLOCK, Length, Row
-from drivebay.ata.passthrough.transport import CHECK_CONDITION, GOOD, Answer, Direction
+from drivebay.ata.passthrough.transport import Answer, Direction
 from drivebay.ata.registers import DeviceRegister, Opcode, Status
 from drivebay.ata.taskfile import TaskFile
 from drivebay.disk.buffers import scatter
@@ -30,9 +30,8 @@ log = logging.getLogger("drivebay.ata.passthrough")
 SECONDS, LONG_SECONDS = 60.0, 24 * 3600.0
 TRIES: Final = 3  # of a command in whose place a unit attention was reported
 
-ERR, DF, BSY, DRQ = int(Status.ERR), int(Status.DF), int(Status.BSY), int(Status.DRQ)
+ERR, BSY, DRQ = int(Status.ERR), int(Status.BSY), int(Status.DRQ)
 ANSWERED: Final = int(DeviceRegister.LBA | DeviceRegister.HEAD)
-HARMLESS: Final = (SenseKey.NO_SENSE, SenseKey.RECOVERED_ERROR)
 INWARD: Final = (Protocol.PIO_IN, Protocol.DMA_IN)
 LOW, HIGH = 3, 5  # the LBA registers of a task file
 
@@ -135,10 +134,7 @@ class Sent(Command):
             return Aborted(why="the drive cannot be reached")
         status, sense, residual = answer
         returned = self._returned = registers_of(sense)
-        if returned is not None:
-            if returned.status & (ERR | DF):
-                return Aborted(returned.error, str(Shown(answer)))
-        elif status != GOOD and (status != CHECK_CONDITION or key_of(sense)[0] not in HARMLESS):
+        if failed(status, sense):
             return Aborted(error_of(sense), str(Shown(answer)))
         if self._row.tells and (returned is None or not returned.whole):
             return Aborted(why="the answer came without its registers")
@@ -156,9 +152,10 @@ class Sent(Command):
         self._drive.ready = returned.status & ~(ERR | BSY | DRQ)
         taskfile.device = taskfile.device & ~ANSWERED | returned.device & ANSWERED
         taskfile.count = returned.count
-        taskfile.registers[LOW : HIGH + 1] = returned.low, returned.mid, returned.high
-        if self._row.ext and not returned.whole:
-            taskfile.lba48 = _nearest(self._start, taskfile.lba48)
+        if returned.lba is not None:
+            taskfile.registers[LOW : HIGH + 1] = returned.lba
+            if self._row.ext and not returned.whole:
+                taskfile.lba48 = _nearest(self._start, taskfile.lba48)
         return returned.error if failure is None else super().ended(offset, failure)
 
     def save(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import stat
+from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
 from drivebay.disk.buffers import aligned, gather, scatter
@@ -18,6 +19,7 @@ __all__ = ["SgDevice", "SgIoHeader"]
 
 SG_IO: Final = 0x2285
 SG_GET_VERSION_NUM: Final = 0x2282
+SYSFS: Final = Path("/sys")
 DIRECTIONS: Final = {"none": -1, "out": -2, "in": -3}
 SENSE_SIZE: Final = 64
 CHECK_CONDITION: Final = 0x02
@@ -81,6 +83,17 @@ class SgDevice:
         if not self._takes_sg_io():
             os.close(self._fd)
             raise DiskOpenError(f"{path}: no SCSI device", "lsscsi -g lists them")
+
+    @property
+    def max_transfer(self) -> int | None:
+        """Bytes that the host moves in one command at most, as sysfs tells; None if it does not."""
+        found = os.fstat(self._fd)
+        kind = "block" if stat.S_ISBLK(found.st_mode) else "char"
+        number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+        for place in ("queue", "../queue", "device/block/*/queue"):  # whole, partition, /dev/sg
+            for path in (SYSFS / "dev" / kind / number).glob(f"{place}/max_hw_sectors_kb"):
+                return int(path.read_text()) << 10
+        return None
 
     def _takes_sg_io(self) -> bool:
         mode = os.fstat(self._fd).st_mode
