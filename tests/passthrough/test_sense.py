@@ -48,13 +48,14 @@ def test_registers_where_linux_6_1_has_them() -> None:
     """IDENTIFY DEVICE that went well, a read past the end, and what a timeout would be."""
     identified = bytes.fromhex("70 00 0b 00 00 00 00 0a 00 58 00 01 00 00 00 00 00 00")
     assert registers_of(identified) == Returned(0x58, 0, 0, 1, None, False)
-    assert not failed(2, identified)
+    assert not failed(2, identified, pio_in=True)
+    assert failed(2, identified)
     refused = bytes.fromhex("70 00 0b 00 00 00 00 0a 04 41 e0 01 00 00 00 00 80 00")
     assert registers_of(refused) == Returned(0x41, 0x04, 0xE0, 1, None, False)
-    assert failed(2, refused)
+    assert failed(2, refused, pio_in=True)
     assert error_of(refused) == 0x04
     timeout = bytes.fromhex("70 00 0b 00 00 00 00 0a 00 50 00 01 00 00 00 00 00 00")
-    assert failed(2, timeout)
+    assert failed(2, timeout, pio_in=True)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,30 @@ def test_without_data(ioctl: FakeIoctl) -> None:
     (header,) = ioctl.headers
     assert (header.direction, header.data, header.data_length) == (-1, 0, 0)
     assert (header.cmd_len, header.timeout) == (12, 0x7FFFFFFF)
+
+
+def test_signals_wait(ioctl: FakeIoctl) -> None:
+    blocked: list[bool] = []
+
+    def is_blocked() -> bool:
+        return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    ioctl.answer = lambda header: blocked.append(is_blocked())
+    with SgDevice("/dev/null") as device:
+        device.execute(CDB, "none", [], 1)
+    assert blocked == [True]
+    assert not is_blocked()
+
+
+def test_a_sense_that_comes_with_the_timeout_is_none(ioctl: FakeIoctl) -> None:
+    def answer(header: SgIoHeader) -> None:
+        header.status, header.sense_written, header.duration = 2, 18, 1000
+
+    ioctl.answer = answer
+    with SgDevice("/dev/null") as device:
+        assert device.execute(CDB, "none", [], 2)[0] == 2
+        with pytest.raises(TimeoutError):
+            device.execute(CDB, "none", [], 1)
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ class PassthroughDrive(Device):
             raise
         if not self.policy.dry_run:
             return sent
+        # Not rationed: it is what was asked for.
         log.info("dry run: %s [%s]", row.name, sent.cdb.hex(" "))
         if opcode == Opcode.IDENTIFY_DEVICE:
             return DataIn(self.show(self.identity))

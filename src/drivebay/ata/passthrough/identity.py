@@ -33,7 +33,7 @@ def identify(transport: Transport, *, short: bool = False) -> bytes:
     cdb = encode(COMMANDS[Opcode.IDENTIFY_DEVICE], taskfile, short=short)
     data = bytearray(BLOCK)
     status, sense, residual = transport.execute(cdb, "in", [memoryview(data)], IDENTIFY_SECONDS)
-    if failed(status, sense) or residual or not any(data):
+    if failed(status, sense, pio_in=True) or residual or not any(data):
         raise InvalidInput("it does not answer IDENTIFY DEVICE: no ATA disk")
     return bytes(data)
 

@@ -148,8 +148,8 @@ def key_of(sense: bytes) -> tuple[int, int, int]:
     return 0, 0, 0
 
 
-def failed(status: int, sense: bytes) -> bool:
-    """Whether a command that ended with SCSI status and sense has failed.
+def failed(status: int, sense: bytes, pio_in: bool = False) -> bool:
+    """Whether a command that ended with SCSI status and sense has failed; `pio_in` is its protocol.
 
     They take the DRQ of the last block for a failure of PIO data-in, too, if the controller leaves
     it in Status; then the registers are right and the sense key is not.
@@ -160,7 +160,7 @@ def failed(status: int, sense: bytes) -> bool:
         return status != GOOD and not (status == CHECK_CONDITION and harmless)
     if returned.status & (ERR | DF):
         return True
-    return not harmless and not returned.status & DRQ
+    return not harmless and not (pio_in and returned.status & DRQ)
 
 
 def error_of(sense: bytes) -> int:

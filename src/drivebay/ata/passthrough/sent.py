@@ -134,7 +134,7 @@ class Sent(Command):
             return Aborted(why="the drive cannot be reached")
         status, sense, residual = answer
         returned = self._returned = registers_of(sense)
-        if failed(status, sense):
+        if failed(status, sense, self.protocol is Protocol.PIO_IN):
             return Aborted(error_of(sense), str(Shown(answer)))
         if self._row.tells and (returned is None or not returned.whole):
             return Aborted(why="the answer came without its registers")

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import signal
 import stat
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -147,7 +148,7 @@ class SgDevice:
                 timeout=min(int(seconds * 1000), 0x7FFFFFFF),
             ).pack()
         )
-        fcntl.ioctl(self._fd, SG_IO, header)
+        _uninterrupted(self._fd, header)
         answer = SgIoHeader.unpack(header)
         _must_have_answered(answer, self.path)
         if not direct and direction == "in":
@@ -156,13 +157,23 @@ class SgDevice:
         return answer.status, written, max(answer.residual, 0)
 
 
+def _uninterrupted(fd: int, header: bytearray) -> None:
+    """Signals wait: an interrupted call is made again, and the device would see two commands."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        fcntl.ioctl(fd, SG_IO, header)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _must_have_answered(answer: SgIoHeader, path: str) -> None:
     """A host adapter has troubles of its own, that no SCSI status tells."""
     driver = answer.driver_status & DRIVER_MASK
     if answer.host_status and not (answer.status == CHECK_CONDITION and answer.sense_written):
         number = HOST_ERRORS.get(answer.host_status, errno.EIO)
         raise OSError(number, f"{path}: host status {answer.host_status:#04x}")
-    if driver == DRIVER_TIMEOUT:
-        raise OSError(errno.ETIMEDOUT, f"{path}: driver status {driver:#04x}")
+    late = answer.status == CHECK_CONDITION and answer.duration >= answer.timeout
+    if driver == DRIVER_TIMEOUT or late:  # libata gives a sense of sorts for what timed out
+        raise OSError(errno.ETIMEDOUT, f"{path}: no answer for {answer.timeout} ms")
     if driver not in (0, DRIVER_SENSE):
         raise OSError(errno.EIO, f"{path}: driver status {driver:#04x}")
