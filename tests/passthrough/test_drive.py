@@ -328,6 +328,13 @@ def test_identify_tells_of_no_queue(engine: Engine) -> None:
         assert rig.outcome == (FAILED, ABRT)
 
 
+def test_trim_is_shown_to_who_may_use_it(engine: Engine) -> None:
+    for policy, bit in ((EVERYTHING, 1), (Policy.of("write"), 0)):
+        rig = Rig(engine, policy=policy)
+        seen = IdentifyData.unpack(rig.take(taskfile(0xEC), 512))
+        assert seen.data_set_management == bit
+
+
 def test_identify_in_parts(engine: Engine) -> None:
     rig = Rig(engine)
     whole = rig.take(taskfile(0xEC), 512)

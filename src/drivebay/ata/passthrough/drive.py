@@ -16,7 +16,7 @@ from drivebay.ata.command import Aborted, Action, Command, DataIn
 from drivebay.ata.device import Device, Reset
 from drivebay.ata.disk import Diagnostic
 from drivebay.ata.passthrough.identity import Modes, chosen, multiple_of, sector_of, shown
-from drivebay.ata.passthrough.policy import Policy
+from drivebay.ata.passthrough.policy import Category, Policy
 from drivebay.ata.passthrough.sent import Sent
 from drivebay.ata.passthrough.table import lookup
 from drivebay.ata.passthrough.transport import Transport
@@ -93,7 +93,7 @@ class PassthroughDrive(Device):
 
     def show(self, identity: bytes) -> bytes:
         """IDENTIFY DEVICE data as the guest is to see it."""
-        return shown(identity, self.modes)
+        return shown(identity, self.modes, trims=Category.ERASE in self.policy.allow)
 
     # -- reset and saving ------------------------------------------------------------------------
 

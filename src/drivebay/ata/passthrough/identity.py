@@ -21,6 +21,7 @@ IDENTIFY_SECONDS: Final = 30.0
 NOT_ATA: Final = 0x8000  # of word 0
 MULTIPLE_VALID: Final = 0x100  # of word 59
 QUEUED: Final = SataCapabilities.of(NCQ=1) | 1 << 11 | 1 << 12  # unload, priority
+TRIM: Final = 1  # of word 169
 MODES: Final = 0x7F00  # the selected modes in words 63 and 88
 
 
@@ -80,14 +81,17 @@ def chosen(data: bytes, count: int) -> Modes | None:
     raise Aborted(why=f"no transfer mode {count:#04x}")
 
 
-def shown(data: bytes, modes: Modes | None = None) -> bytes:
-    """The data as the guest is shown it: without queuing, since commands go one by one, and with
-    the transfer mode that was chosen on its side of the wire.
+def shown(data: bytes, modes: Modes | None = None, *, trims: bool = True) -> bytes:
+    """The data as the guest is shown it: without queuing, since commands go one by one, with the
+    transfer mode that was chosen on its side of the wire, and with TRIM only if it `trims`, as a
+    guest that sees it uses it unasked.
     """
     known = IdentifyData.unpack(data)
     known.queue_depth_z = 0
     known.sata_capabilities &= ~QUEUED
     known.sata_additional &= ~SataAdditional.of(SEND_RECEIVE=1, NCQ_NON_DATA=1)
+    if not trims:
+        known.data_set_management &= ~TRIM
     if modes is not None:
         known.ultra_dma = _selected(known.ultra_dma, modes.ultra_dma)
         known.multiword_dma = _selected(known.multiword_dma, modes.multiword_dma)
