@@ -335,6 +335,24 @@ def test_trim_is_shown_to_who_may_use_it(engine: Engine) -> None:
         assert seen.data_set_management == bit
 
 
+def test_registers_written_meanwhile_change_nothing(engine: Engine) -> None:
+    rig = Rig(engine, policy=Policy.of("settings"))
+    shown = rig.take(taskfile(0xEC), 512)
+    for registers in (taskfile(0xEC), taskfile(0xC6, count=4)):
+        rig.drive.taskfile.load(registers.save())
+        rig.drive.execute()
+        rig.drive.taskfile.load(taskfile(0x35, count=77).save())
+        while rig.drive.status & Status.BSY:
+            engine.turn(0)
+        if registers.command == 0xEC:
+            assert rig.drive.block == shown
+            rig.drive.block_done()
+            while rig.drive.busy:
+                engine.turn(0)
+    assert rig.drive.multiple == 4
+    assert rig.sent == [0xEC, 0xEC, 0xC6]
+
+
 def test_identify_in_parts(engine: Engine) -> None:
     rig = Rig(engine)
     whole = rig.take(taskfile(0xEC), 512)

@@ -63,7 +63,8 @@ class Sent(Command):
         )
         self.received = bytearray()
         self._data = bytearray()  # what came, if it is handed out in parts
-        self._start = taskfile.lba48
+        # As they were sent: a guest may write registers at any time.
+        self._opcode, self._count, self._start = taskfile.command, taskfile.count, taskfile.lba48
         self._sent = False  # and answered
         self._returned: Returned | None = None
         self._failure: Aborted | None = None
@@ -93,7 +94,7 @@ class Sent(Command):
 
     def _show(self, buffers: Buffers) -> None:
         """IDENTIFY DEVICE data is not all for the guest."""
-        if self._taskfile.command == Opcode.IDENTIFY_DEVICE:
+        if self._opcode == Opcode.IDENTIFY_DEVICE:
             scatter(buffers, memoryview(self._drive.show(b"".join(buffers))))
 
     # -- sending ---------------------------------------------------------------------------------
@@ -108,8 +109,8 @@ class Sent(Command):
         if self._failure is not None:
             raise self._failure
         self._sent = True
-        if self._taskfile.command == Opcode.SET_MULTIPLE_MODE:
-            self._drive.multiple = self._taskfile.count & 0xFF
+        if self._opcode == Opcode.SET_MULTIPLE_MODE:
+            self._drive.multiple = self._count & 0xFF
 
     def _execute(self, buffers: Buffers) -> Answer | None:
         """Send it, on a thread that may block; None if there is no answer."""
