@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from drivebay.cli.controllers import ide_drives, parse_controllers
+from drivebay.cli.drives import open_drive
 from drivebay.cli.errors import CliError, told
-from drivebay.cli.ide import IdeDrive, open_ide
+from drivebay.cli.ide import IdeDrive
 from drivebay.cli.main import main
 
 
@@ -62,7 +63,7 @@ MISTAKES = {
     "three of a unit": (["mem:1M,1"] * 3, "secondary unit 1 taken by", "p,0 or s,0"),
     "two channels": (["mem:1M,p,s"], "p and s", "one place"),
     "two units": (["mem:1M,0,1"], "0 and 1", "one place"),
-    "a third unit": (["mem:1M,2"], "expected one of ro, p, s", None),
+    "a third unit": (["mem:1M,2"], "expected one of p, s, 0, 1, ro", None),
     "unknown option": (["mem:1M,colour=red"], "expected one of", None),
     "unknown policy": (["mem:1M,on-error=ignore"], "expected stop or report", None),
     "a policy without its value": (["mem:1M,on-error"], "a value for on-error", None),
@@ -101,12 +102,12 @@ IMAGES = {
 def test_an_image_that_fits_no_drive(text: str, message: str) -> None:
     (drive,) = drives(text)
     with pytest.raises(CliError, match=message):
-        open_ide(drive).close()
+        open_drive(drive).close()
 
 
 def test_a_dvd_is_read_only() -> None:
     (drive,) = drives("mem:4M,dvd")
-    disk = open_ide(drive)
+    disk = open_drive(drive)
     assert disk.read_only
     disk.close()
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from drivebay.cli.controllers import ControllerConfig, ide_drives
+from drivebay.cli.drives import open_drive
 from drivebay.cli.errors import CliError
-from drivebay.cli.ide import IdeDrive, open_ide
+from drivebay.cli.ide import IdeDrive
 from drivebay.cli.terminal import print_json, progress, stream
 from drivebay.disk.scanner import Scanner, SpecError
 from drivebay.disk.spec import parse
@@ -115,17 +116,9 @@ def boot(
 
 
 def _open(drive: IdeDrive, engine: Engine, stack: ExitStack) -> Device:
-    from drivebay.ata.disk import AtaDisk
-    from drivebay.ata.packet import PacketDevice
-    from drivebay.scsi.dvd import Dvd, PhysicalInterface
-
-    disk = open_ide(drive)
+    disk = open_drive(drive)
     stack.callback(disk.close)
-    plate = {"serial": drive.serial, "model": drive.model, "firmware": drive.firmware}
-    given = {name: text for name, text in plate.items() if text is not None}
-    if drive.dvd:
-        return PacketDevice(Dvd(disk, interface=PhysicalInterface.ATAPI), engine, **given)
-    return AtaDisk(disk, engine, **given)
+    return drive.device(disk, engine)
 
 
 def _read(path: str) -> bytes:

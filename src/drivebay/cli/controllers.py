@@ -16,8 +16,12 @@ from typing import Any, Final
 
 import click
 
+from drivebay.cli import ide as ide_places
+from drivebay.cli import sata as sata_places
+from drivebay.cli.drives import Drive
 from drivebay.cli.errors import CliError
-from drivebay.cli.ide import IDE_FLAGS, IDE_KEYS, IdeDrive, ide_drive, place
+from drivebay.cli.ide import IDE_FLAGS, IDE_KEYS, IdeDrive, ide_drive
+from drivebay.cli.sata import SATA_FLAGS, SATA_KEYS, SataDrive, sata_drive
 from drivebay.disk.spec import Attachment, parse_attachment
 
 __all__ = [
@@ -43,8 +47,8 @@ class DiskConfig:
 
 @dataclass
 class ControllerConfig:
-    """A controller and its disks: of a virtio-blk controller one, of an IDE controller up to four,
-    as `IdeDrive`.
+    """A controller and its disks: of a virtio-blk controller one; of an IDE controller up to four
+    drives, of an AHCI controller up to 32.
     """
 
     kind: str
@@ -56,7 +60,18 @@ class ControllerConfig:
     """Offer packed rings; not by default, as User-Mode Linux takes them and cannot say where they
     start."""
     disks: list[DiskConfig] = field(default_factory=list)
-    drives: list[IdeDrive] = field(default_factory=list)
+    ide: list[IdeDrive] = field(default_factory=list)
+    sata: list[SataDrive] = field(default_factory=list)
+
+    @property
+    def drives(self) -> list[Drive]:
+        """Those of either kind."""
+        return [*self.ide, *self.sata]
+
+    @property
+    def over_vfio_user(self) -> bool:
+        """Whether it is a PCI function, which goes to a virtual machine by vfio-user."""
+        return self.kind != "virtio-blk"
 
 
 @dataclass(frozen=True)
@@ -79,8 +94,12 @@ def _add_disk(controller: ControllerConfig, attachment: Attachment, options: Opt
     controller.disks.append(disk)
 
 
-def _add_drive(controller: ControllerConfig, attachment: Attachment, options: Options) -> None:
-    controller.drives.append(ide_drive(attachment, options))
+def _add_ide(controller: ControllerConfig, attachment: Attachment, options: Options) -> None:
+    controller.ide.append(ide_drive(attachment, options))
+
+
+def _add_sata(controller: ControllerConfig, attachment: Attachment, options: Options) -> None:
+    controller.sata.append(sata_drive(attachment, options))
 
 
 _KINDS: Final = {
@@ -91,7 +110,8 @@ _KINDS: Final = {
         disk_keys=("serial",),
         add=_add_disk,
     ),
-    "ide": _Kind((), ("socket",), IDE_FLAGS, IDE_KEYS, _add_drive),
+    "ide": _Kind((), ("socket",), IDE_FLAGS, IDE_KEYS, _add_ide),
+    "ahci": _Kind((), ("socket",), SATA_FLAGS, SATA_KEYS, _add_sata),
 }
 
 
@@ -111,6 +131,13 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
             multiple=True,
             metavar="KIND,id=NAME[,socket=PATH][,queues=N][,queue-size=N][,packed]",
             help=f"A controller by name; kinds: {', '.join(_KINDS)}.",
+        ),
+        click.option(
+            "--ahci",
+            "ahci",
+            multiple=True,
+            metavar="SPEC[,ro][,port=N][,dvd][,serial=S][,model=M][,firmware=F][,socket=PATH]",
+            help="A SATA drive on an AHCI controller.",
         ),
         click.option(
             "--ide",
@@ -137,17 +164,19 @@ def parse_controllers(
     controllers: Sequence[str],
     disks: Sequence[str],
     ide: Sequence[str] = (),
+    ahci: Sequence[str] = (),
     *,
     may_be_none: bool = False,
 ) -> list[ControllerConfig]:
     """The controllers that the options name, each with its disks. Raises `CliError` or `SpecError`.
 
     virtio-blk controllers without a name get the next free of vda, vdb, ... All of `ide` are on one
-    controller, and every IDE drive has a place.
+    controller, all of `ahci` on another, and every drive has a place.
     """
     found = [_named(text) for text in controllers]
     found += [_short("virtio-blk", text) for text in virtio_blk]
-    found += _ide(ide)
+    found += _shared("ide", ide)
+    found += _shared("ahci", ahci)
     _give_names(found)
     by_name = {controller.id: controller for controller in found}
     if len(by_name) < len(found):
@@ -156,7 +185,8 @@ def parse_controllers(
         _attach(text, by_name)
     for controller in found:
         _check_count(controller)
-        controller.drives = place(controller.drives)
+        controller.ide = ide_places.place(controller.ide)
+        controller.sata = sata_places.place(controller.sata)
     if not found and not may_be_none:
         raise CliError("there is nothing to serve", "--virtio-blk mem:64M serves 64 MiB of memory")
     return found
@@ -170,14 +200,16 @@ def ide_drives(controllers: Iterable[ControllerConfig]) -> list[IdeDrive]:
     found = [controller for controller in controllers if controller.kind == "ide"]
     if len(found) > 1:
         raise CliError("two IDE controllers", "a machine has one: put up to four drives on it")
-    return found[0].drives if found else []
+    return found[0].ide if found else []
 
 
 def check_servable(controllers: Iterable[ControllerConfig]) -> None:
     """Raise `CliError` for what a controller cannot do on a socket."""
     for controller in controllers:
-        if controller.kind == "ide" and not controller.drives:
-            raise CliError(f"controller {controller.id} has no drives", "--ide mem:64M adds one")
+        if controller.over_vfio_user and not controller.drives:
+            raise CliError(
+                f"controller {controller.id} has no drives", f"--{controller.kind} mem:64M adds one"
+            )
         for drive in controller.drives:
             if drive.on_error == "stop":
                 raise CliError(
@@ -209,20 +241,20 @@ def _short(name: str, text: str) -> ControllerConfig:
     return controller
 
 
-def _ide(texts: Sequence[str]) -> list[ControllerConfig]:
-    """All drives of ``--ide`` on one controller."""
+def _shared(name: str, texts: Sequence[str]) -> list[ControllerConfig]:
+    """All drives of ``--ide``, or of ``--ahci``, on one controller."""
     if not texts:
         return []
-    controller = ControllerConfig("ide", "ide")
+    kind, controller = _KINDS[name], ControllerConfig(name, name)
     for text in texts:
         attachment = parse_attachment(text)
-        options = attachment.checked(IDE_FLAGS, (*IDE_KEYS, "socket"))
-        _add_drive(controller, attachment, options)
+        options = attachment.checked(kind.disk_flags, (*kind.disk_keys, "socket"))
+        kind.add(controller, attachment, options)
         path = str(options.get("socket", "")) or controller.socket
         if controller.socket not in (None, path):
             raise CliError(
-                f"--ide {text}: the controller has socket={controller.socket}",
-                "--controller ide,id=NAME,socket=PATH with --disk SPEC,on=NAME is another one",
+                f"--{name} {text}: the controller has socket={controller.socket}",
+                f"--controller {name},id=NAME,socket=PATH with --disk SPEC,on=NAME is another one",
             )
         controller.socket = path
     return [controller]

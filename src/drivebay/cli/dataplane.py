@@ -46,7 +46,7 @@ class DataPlane:
         self._drives: list[Device] = []
         self._servers: list[SocketServer] = []
         for controller, listener in zip(controllers, listeners, strict=True):
-            serve = self._serve_ide if controller.kind == "ide" else self._serve_virtio_blk
+            serve = self._serve_function if controller.over_vfio_user else self._serve_virtio_blk
             opened = len(self.disks)
             self._servers.append(serve(controller, listener))
             self.sizes.append(sum(disk.byte_count for disk in self.disks[opened:]))
@@ -68,18 +68,18 @@ class DataPlane:
         self._devices[controller.id] = device
         return VhostUserServer(device, self._engine, listener, owned=False)
 
-    def _serve_ide(self, controller: ControllerConfig, listener: socket.socket) -> SocketServer:
+    def _serve_function(
+        self, controller: ControllerConfig, listener: socket.socket
+    ) -> SocketServer:
         # Here, as a virtio-blk server that is started again is waited for.
-        from drivebay.cli.functions import native_ide
+        from drivebay.cli.functions import function_of
         from drivebay.hosts.vfio_user.memory import ClientMemory
         from drivebay.hosts.vfio_user.server import VfioUserServer
 
         memory = ClientMemory()
-        function, disks = native_ide(controller.drives, memory, self._engine)
+        function, disks, drives = function_of(controller, memory, self._engine)
         self.disks += disks
-        self._drives += [
-            drive for channel in function.channels for drive in channel.drives if drive
-        ]
+        self._drives += drives
         return VfioUserServer(function, memory, self._engine, listener, owned=False)
 
     @property

@@ -14,7 +14,7 @@ SHARED_MEMORY = ("-object", "memory-backend-memfd,id=mem,size=1G,share=on")
 
 def qemu(controller: ControllerConfig, socket: str) -> list[str]:
     """QEMU's arguments for a controller. QEMU before 9.2 counts in seconds: ``reconnect=1``."""
-    if controller.kind == "ide":
+    if controller.over_vfio_user:
         return ["-device", json.dumps(_vfio_user(socket), separators=(",", ":"))]
     path = socket.replace(",", ",,")
     packed = ",packed=on" if controller.packed else ""

@@ -1,48 +1,31 @@
-"""What the command line says of IDE drives: which disk, which place, which name plate."""
+"""What the command line says of IDE drives: which channel, which unit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from drivebay.cli.drives import DRIVE_FLAGS, DRIVE_KEYS, Drive, check_names, said_of, taken
 from drivebay.cli.errors import CliError
-from drivebay.disk.scanner import SpecError
 from drivebay.disk.spec import Attachment
 
-if TYPE_CHECKING:
-    from drivebay.disk.contract import Disk
+__all__ = ["IDE_FLAGS", "IDE_KEYS", "IdeDrive", "ide_drive", "place"]
 
-__all__ = ["IDE_FLAGS", "IDE_KEYS", "IdeDrive", "ide_drive", "open_ide", "place"]
-
-IDE_FLAGS: Final = ("ro", "p", "s", "0", "1", "dvd")
-IDE_KEYS: Final = ("id", "serial", "model", "firmware", "on-error")
+IDE_FLAGS: Final = ("p", "s", "0", "1", *DRIVE_FLAGS)
+IDE_KEYS: Final = DRIVE_KEYS
 
 PLACES: Final = ((0, 0), (0, 1), (1, 0), (1, 1))
 """Channel and unit of the four drives, in the order in which they fill up."""
 CHANNELS: Final = ("primary", "secondary")
-PLATE: Final = {"serial": 20, "model": 40, "firmware": 8}
-"""ASCII characters that IDENTIFY has room for, ATA-7 section 6.17."""
-MAX_SECTORS: Final = 1 << 48
-"""A sector number has 48 bits, ATA-7 section 6.2."""
-DVD_BLOCK: Final = 2048
 
 
 @dataclass(frozen=True)
-class IdeDrive:
+class IdeDrive(Drive):
     """A drive to put on an IDE channel. `channel` and `unit` are None where it may sit anywhere."""
 
-    attachment: Attachment
-    read_only: bool = False
     channel: int | None = None
     unit: int | None = None
-    dvd: bool = False
-    serial: str | None = None
-    model: str | None = None
-    firmware: str | None = None
-    on_error: str = "report"
-    """``report`` fails the guest's command, ``stop`` stops the machine and tries again."""
-    id: str = ""
 
     @property
     def place(self) -> tuple[int, int]:
@@ -60,27 +43,10 @@ class IdeDrive:
 
 def ide_drive(attachment: Attachment, options: Mapping[str, str | bool]) -> IdeDrive:
     """The drive that checked options describe. Raises `CliError` or `SpecError`."""
-    text: dict[str, str | None] = {}
-    for name, room in PLATE.items():
-        value = options.get(name)
-        text[name] = None if value is None else str(value)
-        if value and not (str(value).isascii() and str(value).isprintable()):
-            raise CliError(f"{name} {value!r} is not ASCII", "IDENTIFY has room for nothing else")
-        if len(str(value or "")) > room:
-            raise CliError(f"{name} {value!r} is too long", f"{room} characters at most")
-    on_error = str(options.get("on-error", "report"))
-    if on_error not in ("stop", "report"):
-        at = next(option.position for option in attachment.options if option.name == "on-error")
-        raise SpecError(attachment.text, at + len("on-error="), "stop or report")
     return IdeDrive(
-        attachment,
-        read_only=bool(options.get("ro")),
+        **said_of(attachment, options),
         channel=_one_of(attachment, options, ("p", "s")),
         unit=_one_of(attachment, options, ("0", "1")),
-        dvd=bool(options.get("dvd")),
-        on_error=on_error,
-        id=str(options.get("id", "")),
-        **text,
     )
 
 
@@ -110,10 +76,7 @@ def place(drives: Iterable[IdeDrive]) -> list[IdeDrive]:
             raise _taken(drive, placed)
         placed[where] = replace(drive, channel=where[0], unit=where[1])
     found = [placed[spot] for spot in PLACES if spot in placed]
-    names = [drive.name for drive in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise CliError(f"two drives have the id {name}", "give each an id=NAME of its own")
+    check_names(found)
     return found
 
 
@@ -124,31 +87,5 @@ def _suits(drive: IdeDrive, where: tuple[int, int]) -> bool:
 def _taken(drive: IdeDrive, placed: Mapping[tuple[int, int], IdeDrive]) -> CliError:
     wanted = [spot for spot in PLACES if _suits(drive, spot)]
     places = " and ".join(f"{CHANNELS[channel]} unit {unit}" for channel, unit in wanted)
-    others = " and ".join(placed[spot].attachment.text for spot in wanted)
     free = [f"{'ps'[channel]},{unit}" for channel, unit in PLACES if (channel, unit) not in placed]
-    return CliError(
-        f"{drive.attachment.text}: {places} taken by {others}", f"still free: {' or '.join(free)}"
-    )
-
-
-def open_ide(drive: IdeDrive) -> Disk:
-    """Open the disk of a drive. Raises `CliError` for one that no such drive can hold, and
-    `DiskOpenError`.
-    """
-    disk = drive.attachment.disk.open(drive.read_only or drive.dvd)
-    text = drive.attachment.disk.text
-    error = None
-    if drive.dvd and disk.byte_count % DVD_BLOCK:
-        error = CliError(
-            f"{text}: {disk.byte_count} bytes are no DVD",
-            f"a DVD is a whole number of blocks of {DVD_BLOCK} bytes; without dvd it is a disk",
-        )
-    elif disk.sector_count > MAX_SECTORS:
-        error = CliError(
-            f"{text}: {disk.sector_count} sectors are more than an ATA drive can have",
-            "2^48 sectors, as many as a sector number has bits for",
-        )
-    if error is not None:
-        disk.close()
-        raise error
-    return disk
+    return taken(drive, places, (placed[spot] for spot in wanted), free)

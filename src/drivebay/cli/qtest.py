@@ -16,8 +16,9 @@ from drivebay.cli.controllers import (
     ide_drives,
     parse_controllers,
 )
+from drivebay.cli.drives import open_drive
 from drivebay.cli.errors import CliError
-from drivebay.cli.ide import IdeDrive, open_ide
+from drivebay.cli.ide import IdeDrive
 from drivebay.disk.scanner import Scanner, SpecError
 from drivebay.disk.spec import parse
 
@@ -51,6 +52,7 @@ def command(
     legacy: bool,
     virtio_blk: Sequence[str],
     ide: Sequence[str],
+    ahci: Sequence[str],
     controllers: Sequence[str],
     disks: Sequence[str],
 ) -> int:
@@ -68,7 +70,7 @@ def command(
     from drivebay.hosts.qtest.server import QtestHost
     from drivebay.platform.engine import Engine
 
-    configs = parse_controllers(virtio_blk, controllers, disks, ide, may_be_none=True)
+    configs = parse_controllers(virtio_blk, controllers, disks, ide, ahci, may_be_none=True)
     _check(machine, configs, legacy)
     ram_size = _ram_size(memory)
     with ExitStack() as stack:
@@ -142,7 +144,7 @@ def _plug(
 
     for drive in ide_drives(configs):
         driver, stop = "ide-cd" if drive.dvd else "ide-hd", drive.on_error == "stop"
-        plug(driver, drive.name, open_ide(drive), _properties(drive), stop)
+        plug(driver, drive.name, open_drive(drive), _properties(drive), stop)
     for config in configs:
         for attached in config.disks:
             options: dict[str, object] = {

@@ -37,13 +37,14 @@ __all__ = ["command"]
 def command(
     virtio_blk: Sequence[str],
     ide: Sequence[str],
+    ahci: Sequence[str],
     controllers: Sequence[str],
     disks: Sequence[str],
     as_json: bool,
     exit_with_parent: bool,
 ) -> int:
     """Serve controllers with disks to virtual machines, each on a socket: virtio-blk by vhost-user,
-    IDE by vfio-user.
+    IDE and AHCI by vfio-user.
 
     Prints the arguments with which QEMU and cloud-hypervisor attach to them, then runs until
     SIGTERM or Ctrl-C. SIGHUP looks at the sizes of the disks again, and tells the guests.
@@ -51,11 +52,11 @@ def command(
     \b
     drivebay serve --virtio-blk file:disk.img,socket=/tmp/vda.sock
     drivebay serve --virtio-blk 'memdiff:file:base.img' --virtio-blk mem:1G
-    drivebay serve --ide file:disk.img,socket=/tmp/ide.sock --ide iso:cd.iso,dvd
+    drivebay serve --ahci file:disk.img,socket=/tmp/ahci.sock --ahci iso:cd.iso,dvd
     """
     if exit_with_parent:
         end_with_parent(os.getppid())
-    configs = parse_controllers(virtio_blk, controllers, disks, ide)
+    configs = parse_controllers(virtio_blk, controllers, disks, ide, ahci)
     check_servable(configs)
     with ExitStack() as stack:
         listeners = _listeners(configs, stack)
@@ -169,6 +170,6 @@ def _print_ready(lines: Sequence[dict[str, Any]]) -> None:
     click.echo("                               -machine q35,memory-backend=mem -m 1G")
     if any(line["kind"] == "virtio-blk" for line in lines):
         click.echo("QEMU before 9.2 says reconnect=1 for reconnect-ms=100.")
-    if any(line["kind"] == "ide" for line in lines):
+    if any(line["kind"] != "virtio-blk" for line in lines):
         click.echo("vfio-user-pci needs QEMU 10.1, and is not attached again if we end.")
     sys.stdout.flush()

@@ -1,0 +1,65 @@
+"""What the command line says of the drives of an AHCI controller: which port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from drivebay.cli.drives import DRIVE_FLAGS, DRIVE_KEYS, Drive, check_names, said_of, taken
+from drivebay.cli.errors import CliError
+from drivebay.disk.spec import Attachment
+
+__all__ = ["LEAST_PORTS", "SATA_FLAGS", "SATA_KEYS", "SataDrive", "place", "sata_drive"]
+
+SATA_FLAGS: Final = DRIVE_FLAGS
+SATA_KEYS: Final = ("port", *DRIVE_KEYS)
+LEAST_PORTS: Final = 6
+"""As many as an ICH9 has; an adapter has more if its drives want them."""
+MOST_PORTS: Final = 32
+
+
+@dataclass(frozen=True)
+class SataDrive(Drive):
+    """A drive to plug into a port; `port` is None where any will do."""
+
+    port: int | None = None
+
+    @property
+    def place(self) -> int:
+        """The port, once `place` has given it one."""
+        assert self.port is not None
+        return self.port
+
+    @property
+    def name(self) -> str:
+        """Its id, or what it is and where: ``sata0``, ``sata1``."""
+        return self.id or f"sata{self.place}"
+
+
+def sata_drive(attachment: Attachment, options: Mapping[str, str | bool]) -> SataDrive:
+    """The drive that checked options describe. Raises `CliError` or `SpecError`."""
+    port = options.get("port")
+    if port is not None and not (str(port).isdecimal() and int(port) < MOST_PORTS):
+        raise CliError(f"{attachment.text}: port={port}", f"a number from 0 to {MOST_PORTS - 1}")
+    return SataDrive(**said_of(attachment, options), port=None if port is None else int(str(port)))
+
+
+def place(drives: Iterable[SataDrive]) -> list[SataDrive]:
+    """The drives by port; those without one get the first that is free.
+
+    Raises `CliError` if two want the same port, or there are more drives than ports.
+    """
+    drives = sorted(drives, key=lambda drive: drive.port is None)  # those who choose come first
+    if len(drives) > MOST_PORTS:
+        raise CliError(f"{len(drives)} SATA drives", f"an adapter has {MOST_PORTS} ports")
+    placed: dict[int, SataDrive] = {}
+    for drive in drives:
+        free = [port for port in range(MOST_PORTS) if port not in placed]
+        port = free[0] if drive.port is None else drive.port
+        if port in placed:
+            raise taken(drive, f"port {port}", [placed[port]], [f"port={free[0]}"])
+        placed[port] = replace(drive, port=port)
+    found = [placed[port] for port in sorted(placed)]
+    check_names(found)
+    return found
