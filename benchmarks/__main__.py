@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import click
 
-from benchmarks import guest, ide, inprocess, machine, report, vhost_user
+from benchmarks import guest, ide, inprocess, machine, pci_guest, report, vhost_user
 from benchmarks.peers import PeerError
 from benchmarks.progress import Progress
 from benchmarks.report import Result
@@ -20,7 +21,8 @@ PARTS: dict[str, Callable[[Run], Iterator[Result]]] = {
     "virtio-blk": guest.measure_virtio_blk,
     "vhost-user": vhost_user.measure,
     "in-process": inprocess.measure,
-    "ide": ide.measure,
+    "ide": lambda run: chain(ide.measure(run), pci_guest.measure_ide(run)),
+    "ahci": pci_guest.measure_ahci,
 }
 
 

@@ -88,14 +88,19 @@ def device_at(guest: LinuxGuest, number: int) -> str:
 
 
 def compare_disks(
-    run: Run, part: str, guest: LinuxGuest, ours: Attached, peers: Sequence[Attached]
+    run: Run,
+    part: str,
+    guest: LinuxGuest,
+    ours: Attached,
+    peers: Sequence[Attached],
+    jobs: Sequence[Job] = JOBS,
 ) -> Iterator[Result]:
     """Every job on our disk, and on that of the peers that does best in it."""
 
     def take(disk: Attached, job: Job, seconds: float) -> Sample:
         return fio(guest, disk, job, seconds * run.scale)
 
-    for job in JOBS:
+    for job in jobs:
         run.progress.tick(f"{part}/{job.name}: choosing the peer's mode")
         rates = {disk: take(disk, job, PROBE_SECONDS).value for disk in peers}
         peer = max(peers, key=lambda disk: rates[disk])
