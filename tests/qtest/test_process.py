@@ -199,7 +199,7 @@ MISTAKES = {
         "2^48",
     ),
     "just 2^48 sectors": (["--qtest", "/q", "--ide", "mem:128P"], "ATA", None),
-    "an unknown option": (["--qtest", "/q", "--ide", "mem:1M,turbo"], "expected one of ro", None),
+    "an unknown option": (["--qtest", "/q", "--ide", "mem:1M,turbo"], "expected one of p", None),
 }
 
 

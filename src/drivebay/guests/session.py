@@ -56,6 +56,8 @@ class Session:
     ) -> None:
         self.what = what
         self._control = control
+        self._ready = select.poll()
+        self._ready.register(control, select.POLLIN)
         self._received = bytearray()
         # Files, not pipes: nobody has to read them for the guest to go on.
         self._console: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
@@ -157,8 +159,7 @@ class Session:
         """Return the next bytes of the control line."""
         while (left := deadline - time.monotonic()) > 0:
             # The line stays open when a helper process of the guest outlives it: look at both.
-            ready, _, _ = select.select([self._control], [], [], min(left, 0.5))
-            if ready:
+            if self._ready.poll(1000 * min(left, 0.5)):
                 with contextlib.suppress(ConnectionResetError):
                     if data := self._control.recv(65536):
                         return data

@@ -17,6 +17,7 @@ import os
 import select
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
@@ -167,6 +168,7 @@ class Engine:
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_order = itertools.count()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._close_wake = weakref.finalize(self, os.close, self._wake)
         self._woken = False
         self._stopping = False
         self._workers = workers
@@ -343,4 +345,4 @@ class Engine:
         for thread in self._threads:
             thread.join()
         self._epoll.close()
-        os.close(self._wake)
+        self._close_wake()

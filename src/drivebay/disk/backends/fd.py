@@ -57,8 +57,12 @@ class FdDisk(Disk):
     buffers. Without `write_cache` every write is stable when it completes; without `syncs` nothing
     is ever done to make one so.
 
+    One that is dropped is closed, as Python's files are.
+
     Raises `DiskOpenError` if the sizes make no disk, and `OSError`.
     """
+
+    _fd = _sync_fd = -1
 
     def __init__(
         self,
@@ -76,8 +80,8 @@ class FdDisk(Disk):
         can_punch: bool = True,
     ) -> None:
         super().__init__()
+        self._fd = fd  # first: who fails to make a disk has to close it
         check_size(name, size, sector_size)
-        self._fd = fd
         self._name = name
         self.sector_size = sector_size
         self.physical_sector_size = max(sector_size, block_size)
@@ -378,6 +382,9 @@ class FdDisk(Disk):
             if fd >= 0:
                 os.close(fd)
         self._fd = self._sync_fd = -1
+
+    def __del__(self) -> None:
+        FdDisk.close(self)
 
     # -- errors ----------------------------------------------------------------------------------
 

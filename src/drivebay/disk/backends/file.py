@@ -77,6 +77,7 @@ class FileDisk(FdDisk):
         if create is not None and not read_only:
             _create(path, create, sector_size)
         fd = _open(path, read_only, mode.direct)
+        self._fd = fd  # whatever goes wrong now, `close` closes it
         try:
             status = os.fstat(fd)
             self._is_file = _check_type(path, status.st_mode)
@@ -99,10 +100,10 @@ class FileDisk(FdDisk):
                 can_punch=self._is_file and not read_only and _can_punch(fd, size),
             )
         except OSError as error:
-            os.close(fd)
+            self.close()
             raise DiskOpenError(f"{path}: {error.strerror}") from error
         except DiskOpenError:
-            os.close(fd)
+            self.close()
             raise
         real = os.path.realpath(path)
         self.disk_id = hashlib.sha256(b"drivebay file " + os.fsencode(real)).digest()[:16]
