@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
-__all__ = ["Hold", "PortRegion", "PortSpace"]
+__all__ = ["ByteRead", "ByteWrite", "Hold", "PortRegion", "PortSpace"]
 
 PORTS = 0x10000
+
+ByteRead: TypeAlias = "Callable[[], int]"
+ByteWrite: TypeAlias = "Callable[[int], Hold | None]"
 
 
 class Hold:
@@ -47,6 +51,14 @@ class PortRegion:
         """Take an OUT. A `Hold` says that it is not complete yet."""
         raise NotImplementedError
 
+    def byte_read(self, offset: int) -> ByteRead:
+        """What a one-byte IN at `offset` calls, for whom the way there shall be short."""
+        return partial(self.port_read, offset, 1)
+
+    def byte_write(self, offset: int) -> ByteWrite:
+        """What a one-byte OUT at `offset` calls."""
+        return partial(self.port_write, offset, 1)
+
     def port_read_string(self, offset: int, width: int, buffer: memoryview) -> None:
         """REP INS: fill `buffer`, a whole number of `width`-byte items, from one port."""
         for at in range(0, len(buffer), width):
@@ -64,6 +76,7 @@ class _Claim(NamedTuple):
     read: Callable[[int, int], int]
     write: Callable[[int, int, int], Hold | None]
     region: PortRegion
+    bytes: dict[int, tuple[ByteRead, ByteWrite]]
 
 
 class PortSpace:
@@ -76,10 +89,17 @@ class PortSpace:
     def __init__(self) -> None:
         self._claims: list[_Claim] = []
         self._table: dict[int, _Claim] = {}
+        self._byte_reads: dict[int, ByteRead] = {}
+        self._byte_writes: dict[int, ByteWrite] = {}
 
     def map(self, base: int, region: PortRegion) -> Callable[[], None]:
         """Put `region` at `base`; what lies past port 0xFFFF is not seen. Returns what ends it."""
-        claim = _Claim(base, base + region.size, region.port_read, region.port_write, region)
+        bytes_ = {
+            base + at: (region.byte_read(at), region.byte_write(at))
+            for at in range(min(region.size, PORTS - base))
+        }
+        end = base + region.size
+        claim = _Claim(base, end, region.port_read, region.port_write, region, bytes_)
         self._claims.append(claim)
         self._build()
 
@@ -90,31 +110,29 @@ class PortSpace:
         return unmap
 
     def _build(self) -> None:
-        self._table = {
-            port: claim
-            for claim in reversed(self._claims)
-            for port in range(claim.base, min(claim.end, PORTS))
-        }
+        self._table = {port: claim for claim in reversed(self._claims) for port in claim.bytes}
+        self._byte_reads = {port: claim.bytes[port][0] for port, claim in self._table.items()}
+        self._byte_writes = {port: claim.bytes[port][1] for port, claim in self._table.items()}
 
     def read(self, port: int, width: int) -> int:
         """IN: the value of `width` bytes (1, 2 or 4) at `port`."""
+        if width == 1:
+            byte = self._byte_reads.get(port)
+            return 0xFF if byte is None else byte()
         claim = self._table.get(port)
-        if claim is None:
-            return self._read_bytes(port, width) if width > 1 else 0xFF
-        base, end, read, _, _ = claim
-        if port + width > end:
+        if claim is None or port + width > claim.end:
             return self._read_bytes(port, width)
-        return read(port - base, width)
+        return claim.read(port - claim.base, width)
 
     def write(self, port: int, width: int, value: int) -> Hold | None:
         """OUT. Returns a `Hold` if the access is not complete."""
+        if width == 1:
+            byte = self._byte_writes.get(port)
+            return None if byte is None else byte(value & 0xFF)
         claim = self._table.get(port)
-        if claim is None:
-            return self._write_bytes(port, width, value) if width > 1 else None
-        base, end, _, write, _ = claim
-        if port + width > end:
+        if claim is None or port + width > claim.end:
             return self._write_bytes(port, width, value)
-        return write(port - base, width, value)
+        return claim.write(port - claim.base, width, value)
 
     def read_string(self, port: int, width: int, buffer: memoryview) -> None:
         """REP INS into `buffer`, of whole `width`-byte items, in one go."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ from drivebay.controllers.ide.registers import CommandBlock, ControlBlock
 from drivebay.platform.interrupts import Line
 from drivebay.platform.logs import RationedLog
 from drivebay.platform.memory import GuestMemory
-from drivebay.platform.ports import PortRegion
+from drivebay.platform.ports import ByteRead, ByteWrite, PortRegion
 
 __all__ = ["Channel", "CommandPorts", "ControlPorts"]
 
@@ -325,8 +324,8 @@ class CommandPorts(PortRegion):
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._reads: list[Callable[[], int]] = []
-        self._writes: list[Callable[[int], None]] = []
+        self._reads: list[ByteRead] = []
+        self._writes: list[ByteWrite] = []
         bound = CommandBlock.bind(channel)
         for number in range(self.size):  # those without a handler are plain, and two deep
             access = bound[number]
@@ -350,6 +349,14 @@ class CommandPorts(PortRegion):
                 self.port_write(offset + at, 1, value >> 8 * at & 0xFF)
         else:
             self._writes[offset](value & 0xFF)
+
+    def byte_read(self, offset: int) -> ByteRead:
+        """The register itself."""
+        return self._reads[offset] if offset else super().byte_read(offset)
+
+    def byte_write(self, offset: int) -> ByteWrite:
+        """The register itself."""
+        return self._writes[offset] if offset else super().byte_write(offset)
 
     def port_read_string(self, offset: int, width: int, buffer: memoryview) -> None:
         """REP INS."""
