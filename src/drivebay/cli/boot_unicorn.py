@@ -13,9 +13,8 @@ from drivebay.cli.controllers import ControllerConfig, ide_drives
 from drivebay.cli.drives import open_drive
 from drivebay.cli.errors import CliError
 from drivebay.cli.ide import IdeDrive
+from drivebay.cli.memory import parse_memory
 from drivebay.cli.terminal import print_json, progress, stream
-from drivebay.disk.scanner import Scanner, SpecError
-from drivebay.disk.spec import parse
 
 if TYPE_CHECKING:
     from drivebay.ata.device import Device
@@ -23,9 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["boot", "drives_of", "seabios"]
 
-MIB: Final = 1 << 20
-MOST: Final = 2048 * MIB
-MOST_FIRMWARE: Final = 16 * MIB
+MOST_FIRMWARE: Final = 16 << 20
 SEABIOS: Final = "usr/share/seabios/bios-256k.bin"
 SERIAL_CONSOLE: Final = 0x3F8
 """Where SeaBIOS shows what would be on the screen: there is none."""
@@ -75,7 +72,7 @@ def boot(
     from drivebay.machines.pc import Pc
     from drivebay.platform.engine import Engine
 
-    ram_size = _ram_size(memory)
+    ram_size = parse_memory("--memory", memory)
     serial, debug = bytearray(), bytearray()
     with ExitStack() as stack:
         engine = Engine(workers=0)
@@ -137,13 +134,3 @@ def _warn(output: bytes) -> None:
     """The debug port's output, as it comes."""
     sys.stderr.buffer.write(output)
     sys.stderr.buffer.flush()
-
-
-def _ram_size(text: str) -> int:
-    scanner = Scanner(text, lambda _: parse("mem:1M"))
-    size = scanner.size()
-    if scanner.next:
-        raise SpecError(text, scanner.position, "the end of the size")
-    if not MIB <= size <= MOST or size % MIB:
-        raise CliError(f"--memory {text}", "1M to 2048M, in steps of 1M")
-    return size

@@ -19,8 +19,7 @@ from drivebay.cli.controllers import (
 from drivebay.cli.drives import open_drive
 from drivebay.cli.errors import CliError
 from drivebay.cli.ide import IdeDrive
-from drivebay.disk.scanner import Scanner, SpecError
-from drivebay.disk.spec import parse
+from drivebay.cli.memory import parse_memory
 
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
     from drivebay.platform.machine import Machine
 
 __all__ = ["command"]
-
-MIB: Final = 1 << 20
-LEAST, MOST = MIB, 2048 * MIB
 MACHINES: Final = ("pc", "q35", "virt")
 
 
@@ -72,7 +68,7 @@ def command(
 
     configs = parse_controllers(virtio_blk, controllers, disks, ide, ahci, may_be_none=True)
     _check(machine, configs, legacy)
-    ram_size = _ram_size(memory)
+    ram_size = parse_memory("--m", memory)
     with ExitStack() as stack:
         engine = Engine()
         stack.callback(engine.close)
@@ -102,16 +98,6 @@ def _check(machine: str, configs: Sequence[ControllerConfig], legacy: bool) -> N
         raise CliError("--machine virt has one virtio-mmio transport", "leave one --virtio-blk")
     if legacy and machine != "virt":
         raise CliError(f"--legacy makes no sense with --machine {machine}", "--machine virt")
-
-
-def _ram_size(text: str) -> int:
-    scanner = Scanner(text, lambda _: parse("mem:1M"))
-    size = scanner.size()
-    if scanner.next:
-        raise SpecError(text, scanner.position, "the end of the size")
-    if not LEAST <= size <= MOST or size % MIB:
-        raise CliError(f"--m {text}", "1M to 2048M, in steps of 1M")
-    return size
 
 
 def _build(machine: str, engine: Engine, ram_size: int, legacy: bool) -> Machine:
