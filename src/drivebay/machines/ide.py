@@ -16,7 +16,6 @@ from drivebay.platform.engine import Engine
 from drivebay.platform.machine import Drive, MachineError, TrayMoved
 from drivebay.platform.pci import PciIdentity
 from drivebay.scsi.dvd import Dvd, PhysicalInterface
-from drivebay.scsi.dvd.medium import Medium
 from drivebay.scsi.sense import POWER_ON_OR_RESET, Sense
 
 __all__ = ["PcWithIde"]
@@ -30,17 +29,13 @@ PLATE: Final = {"serial": ("serial", 20), "model": ("model", 40), "firmware": ("
 
 class _Dvd(Dvd):
     """A DVD drive as QEMU's: the first command after a reset works, though the guest was not told
-    of the reset; and a medium may lie in its open tray.
+    of the reset.
     """
 
     def attention(self, sense: Sense) -> None:
         """Of a reset nobody is told."""
         if sense != POWER_ON_OR_RESET:
             super().attention(sense)
-
-    def lay(self, disk: Disk) -> None:
-        """Raises `InvalidInput` for a disk that cannot be a DVD."""
-        self._lay(Medium(disk))
 
 
 class _Tray:
@@ -74,7 +69,7 @@ class _Tray:
 
     def insert(self, disk: Disk) -> None:
         try:
-            self._dvd.lay(disk)
+            self._dvd.insert(disk, close=False, force=True)
         except InvalidInput as error:
             raise MachineError(str(error)) from None
 

@@ -37,7 +37,6 @@ __all__ = [
 ]
 
 CONFIG_SIZE: Final = 0x100
-BARS: Final = 6
 BAR0: Final = 0x10
 MULTIFUNCTION: Final = 0x80
 NUMBER_OF_LINES: Final = 4

@@ -73,8 +73,6 @@ class PortRegion:
 class _Claim(NamedTuple):
     base: int
     end: int
-    read: Callable[[int, int], int]
-    write: Callable[[int, int, int], Hold | None]
     region: PortRegion
     bytes: dict[int, tuple[ByteRead, ByteWrite]]
 
@@ -98,8 +96,7 @@ class PortSpace:
             base + at: (region.byte_read(at), region.byte_write(at))
             for at in range(min(region.size, PORTS - base))
         }
-        end = base + region.size
-        claim = _Claim(base, end, region.port_read, region.port_write, region, bytes_)
+        claim = _Claim(base, base + region.size, region, bytes_)
         self._claims.append(claim)
         self._build()
 
@@ -122,7 +119,7 @@ class PortSpace:
         claim = self._table.get(port)
         if claim is None or port + width > claim.end:
             return self._read_bytes(port, width)
-        return claim.read(port - claim.base, width)
+        return claim.region.port_read(port - claim.base, width)
 
     def write(self, port: int, width: int, value: int) -> Hold | None:
         """OUT. Returns a `Hold` if the access is not complete."""
@@ -132,7 +129,7 @@ class PortSpace:
         claim = self._table.get(port)
         if claim is None or port + width > claim.end:
             return self._write_bytes(port, width, value)
-        return claim.write(port - claim.base, width, value)
+        return claim.region.port_write(port - claim.base, width, value)
 
     def read_string(self, port: int, width: int, buffer: memoryview) -> None:
         """REP INS into `buffer`, of whole `width`-byte items, in one go."""

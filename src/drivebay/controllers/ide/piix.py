@@ -18,7 +18,6 @@ from drivebay.wire import Access
 
 __all__ = ["LEGACY_PORTS", "PIIX3", "PIIX4", "LegacyPorts", "PiixIde"]
 
-BUS_MASTER: Final = 0x80  # of the programming interface: it can do DMA
 SWITCHABLE: Final = 0x0A  # each channel's mode can be chosen,
 NATIVE: Final = (0x01, 0x04)  # by these bits
 PIIX3: Final = PciIdentity(0x8086, 0x7010, 0x010180)

@@ -11,8 +11,6 @@ from drivebay.wire import Bit, Register8
 
 __all__ = ["I8042"]
 
-STATUS_PORT: Final = 4  # 0x64 from 0x60
-
 # Commands to the controller.
 READ_MODE, WRITE_MODE = 0x20, 0x60
 SELF_TEST, TEST_KEYBOARD, TEST_MOUSE = 0xAA, 0xAB, 0xA9
