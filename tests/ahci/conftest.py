@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from drivebay.ata.device import Device
 from drivebay.platform.engine import Engine
+from tests.fixtures import engine_without_threads as engine
+from tests.fixtures import no_bug_is_logged
 
 from .support import Bench
 
+__all__ = ["engine", "no_bug_is_logged"]  # fixtures
+
 MakeBench = Callable[..., Bench]
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    """Without threads: what blocks, blocks here."""
-    engine = Engine(workers=0)
-    yield engine
-    engine.close()
 
 
 @pytest.fixture
@@ -34,11 +29,3 @@ def make_bench(engine: Engine) -> MakeBench:
         return bench
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def no_bug_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """An error in the log is a bug of ours; a test that wants one clears the log."""
-    yield
-    bugs = [r.getMessage() for r in caplog.get_records("call") if r.levelno >= logging.ERROR]
-    assert not bugs, bugs

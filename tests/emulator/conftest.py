@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,9 @@ from drivebay.guests.errors import GuestError
 from drivebay.hosts.emulator.unicorn_cpu import End, X86Cpu
 from drivebay.machines.pc import Pc
 from drivebay.platform.engine import Engine
+from tests.fixtures import engine_without_threads as engine
 
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine = Engine(workers=0)
-    yield engine
-    engine.close()
+__all__ = ["engine"]  # fixtures
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ import pytest
 from drivebay.cli.backend import Backend
 from drivebay.guests.linux import LinuxGuest
 
-from .test_boot import ADDRESS_PACKET, BOOT_SECTOR, GREETING
+from .test_boot import boot_by_seabios
 from .test_ide import FILE_SYSTEM
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
@@ -69,19 +67,4 @@ def test_linux_reads_a_disc(tmp_path: Path) -> None:
 
 
 def test_seabios_boots_from_a_sata_disk(tmp_path: Path) -> None:
-    image = tmp_path / "boot.img"
-    sector = (BOOT_SECTOR.ljust(0x40, b"\0") + ADDRESS_PACKET).ljust(510, b"\0") + b"\x55\xaa"
-    image.write_bytes((sector + GREETING).ljust(1 << 20, b"\0"))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "drivebay.cli.main", "boot", "--firmware", "seabios", "--tcg"),
-            *("-m", "128M", "--ahci", f"file:{image}"),
-            *("--", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"),
-        ],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    assert GREETING in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
-    assert done.returncode == 33
+    boot_by_seabios("--ahci", tmp_path)

@@ -27,15 +27,16 @@ ADDRESS_PACKET = bytes.fromhex("1000 0100 007e0000 0100000000000000")
 GREETING = b"drivebay says hello\r\n"
 
 
-def test_seabios_boots_from_our_disk(tmp_path: Path) -> None:
-    image = tmp_path / "boot.img"
+def boot_by_seabios(option: str, folder: Path) -> None:
+    """SeaBIOS boots a disk on the controller of `option`, and what it boots reads on there."""
+    image = folder / "boot.img"
     sector = (BOOT_SECTOR.ljust(0x40, b"\0") + ADDRESS_PACKET).ljust(510, b"\0") + b"\x55\xaa"
     image.write_bytes((sector + GREETING).ljust(1 << 20, b"\0"))
     debug_exit = ["-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
     done = subprocess.run(
         [
             *(sys.executable, "-m", "drivebay.cli.main", "boot", "--firmware", "seabios", "--tcg"),
-            *("-m", "128M", "--virtio-blk", f"file:{image}", "--", *debug_exit),
+            *("-m", "128M", option, f"file:{image}", "--", *debug_exit),
         ],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -44,6 +45,10 @@ def test_seabios_boots_from_our_disk(tmp_path: Path) -> None:
     )
     assert GREETING in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
     assert done.returncode == 33
+
+
+def test_seabios_boots_from_our_disk(tmp_path: Path) -> None:
+    boot_by_seabios("--virtio-blk", tmp_path)
 
 
 def test_a_guest_that_ends_in_the_middle_leaves_the_server_and_the_disk(tmp_path: Path) -> None:

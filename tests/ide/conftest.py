@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,18 +9,14 @@ import pytest
 
 from drivebay.ata.device import Device
 from drivebay.platform.engine import Engine
+from tests.fixtures import engine_without_threads as engine
+from tests.fixtures import no_bug_is_logged
 
 from .support import Bench, DiskRig, Place
 
+__all__ = ["engine", "no_bug_is_logged"]  # fixtures
+
 MakeBench = Callable[..., Bench]
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    """Without threads: what blocks, blocks here."""
-    engine = Engine(workers=0)
-    yield engine
-    engine.close()
 
 
 @pytest.fixture
@@ -42,11 +37,3 @@ def rig(request: pytest.FixtureRequest, engine: Engine) -> Iterator[DiskRig]:
     rig = DiskRig(engine, polled=request.param)
     yield rig
     rig.ram.close()
-
-
-@pytest.fixture(autouse=True)
-def no_bug_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """An error in the log is a bug of ours; a test that wants one clears the log."""
-    yield
-    bugs = [r.getMessage() for r in caplog.get_records("call") if r.levelno >= logging.ERROR]
-    assert not bugs, bugs

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-
 import pytest
 
 from drivebay.platform.engine import Engine
+from tests.fixtures import engine_without_threads as engine
+from tests.fixtures import no_bug_is_logged
 
 from .support import Bench
 
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine = Engine(workers=0)
-    yield engine
-    engine.close()
+__all__ = ["engine", "no_bug_is_logged"]  # fixtures
 
 
 @pytest.fixture
@@ -30,11 +24,3 @@ def monitor(bench: Bench) -> Bench:
     bench.qmp_tape.take()
     assert bench.execute("qmp_capabilities") == [{"return": {}}]
     return bench
-
-
-@pytest.fixture(autouse=True)
-def no_bug_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """An error in the log is a bug of ours; a test that wants one clears the log."""
-    yield
-    bugs = [r.getMessage() for r in caplog.get_records("call") if r.levelno >= logging.ERROR]
-    assert not bugs, bugs

@@ -9,15 +9,11 @@ from pathlib import Path
 import pytest
 
 from drivebay.platform.engine import Engine
+from tests.fixtures import engine
 
 from .support import Bay, make_bay
 
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine = Engine()
-    yield engine
-    engine.close()
+__all__ = ["engine"]  # fixtures
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,17 +12,13 @@ from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.contract import Disk
 from drivebay.hosts.vhost_user.server import VhostUserServer, listen
 from drivebay.platform.engine import Engine
+from tests.fixtures import engine, no_bug_is_logged
 
 from .support import Bay, Desk
 
+__all__ = ["engine", "no_bug_is_logged"]  # fixtures
+
 MakeBay = Callable[..., Bay]
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine = Engine()
-    yield engine
-    engine.close()
 
 
 @pytest.fixture
@@ -60,11 +55,3 @@ def desk(engine: Engine) -> Iterator[Desk]:
 def packed(request: pytest.FixtureRequest) -> bool:
     """Once for each kind of ring."""
     return bool(request.param)
-
-
-@pytest.fixture(autouse=True)
-def no_bug_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """An error in the log is a bug of ours."""
-    yield
-    bugs = [r.getMessage() for r in caplog.get_records("call") if r.levelno >= logging.ERROR]
-    assert not bugs, bugs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 
 import pytest
@@ -15,21 +14,17 @@ from drivebay.platform.engine import Engine
 from drivebay.platform.interrupts import Line
 from drivebay.platform.memory import GuestMemory
 from drivebay.platform.mmio import MmioSpace
+from tests.fixtures import engine, no_bug_is_logged
 
 from .bench import BASE, RAM_SIZE, RAM_START, RINGS, Bench, MakeBench
+
+__all__ = ["engine", "no_bug_is_logged"]  # fixtures
 
 
 @pytest.fixture(params=RINGS.values(), ids=list(RINGS))
 def features(request: pytest.FixtureRequest) -> int:
     """What the driver wants, once for each kind of ring."""
     return int(request.param)
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine = Engine()
-    yield engine
-    engine.close()
 
 
 @pytest.fixture
@@ -54,11 +49,3 @@ def bench(engine: Engine) -> Iterator[MakeBench]:
     yield make
     for disk in disks:
         disk.close()
-
-
-@pytest.fixture(autouse=True)
-def no_bug_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """An error in the log is a bug of ours; a test that wants one clears the log."""
-    yield
-    bugs = [r.getMessage() for r in caplog.get_records("call") if r.levelno >= logging.ERROR]
-    assert not bugs, bugs
