@@ -8,19 +8,23 @@ awaits a `Suspension`; whoever drives the coroutine calls its `begin` and resume
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 __all__ = [
     "DONE",
     "Blocking",
     "Cancelled",
+    "Lock",
+    "Promise",
     "Resume",
     "Suspension",
     "Workers",
     "blocking",
     "perform",
     "run",
+    "together",
 ]
 
 T = TypeVar("T")
@@ -111,6 +115,153 @@ def blocking(call: Callable[[], T]) -> Blocking[T]:
     await blocking(lambda: os.fdatasync(fd))
     """
     return Blocking(call)
+
+
+class Promise(Suspension[T]):
+    """A result that somebody gives once, on any thread, before or while one coroutine awaits it."""
+
+    def __init__(self) -> None:
+        # Of the two that meet here, the awaiter and the giver, the second to come resumes.
+        self._meeting = threading.Lock()
+        self._resume: Resume | None = None
+        self._given: tuple[Any, BaseException | None] | None = None
+        self.abandoned = False
+        """Nobody awaits it any more."""
+
+    def give(self, value: T, error: BaseException | None = None) -> None:
+        """End the wait with `value`, or by raising `error`. What comes after the first is lost."""
+        with self._meeting:
+            if self._given is not None:
+                return
+            self._given = value, error
+            resume = self._resume
+        if resume is not None:
+            resume(value, error)
+
+    def fail(self, error: BaseException) -> None:
+        """End the wait by raising `error`."""
+        self.give(None, error)  # type: ignore[arg-type]
+
+    def begin(self, workers: Workers, resume: Resume) -> None:
+        """Wait for `give`."""
+        with self._meeting:
+            self._resume = resume
+            given = self._given
+        if given is not None:
+            resume(*given)
+
+    def cancel(self) -> bool:
+        """Give up, unless the result is there."""
+        with self._meeting:
+            self.abandoned = self._given is None
+        return self.abandoned
+
+
+class Lock:
+    """``async with lock:`` one coroutine of the engine at a time, first come, first served."""
+
+    def __init__(self) -> None:
+        self._held = False
+        self._waiting: deque[Promise[None]] = deque()
+
+    async def __aenter__(self) -> None:
+        if not self._held:
+            self._held = True
+            return
+        turn = Promise[None]()
+        self._waiting.append(turn)
+        try:
+            await turn  # whoever leaves hands the lock over: it is never free in between
+        except BaseException:
+            if not turn.cancel():
+                self._leave()
+            raise
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.abandoned:
+                turn.give(None)
+                return
+        self._held = False
+
+
+class _Group(Suspension[None]):
+    """Coroutines side by side; it ends a wait whenever some of them can go on."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Suspension[Any], Coroutine[Any, Any, Any]] = {}
+        self._fresh: list[Suspension[Any]] = []
+        self._ready: deque[tuple[Suspension[Any], Any, BaseException | None]] = deque()
+        self._wake: Promise[None] = Promise()
+        self.failure: BaseException | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def step(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        value: Any = None,
+        error: BaseException | None = None,
+    ) -> None:
+        try:
+            suspension = coroutine.send(value) if error is None else coroutine.throw(error)
+        except StopIteration:
+            return
+        except (Exception, Cancelled) as failure:
+            self.failure = self.failure or failure
+        else:
+            self._waiting[suspension] = coroutine
+            self._fresh.append(suspension)
+
+    def step_ready(self) -> None:
+        self._wake = Promise()
+        while self._ready:
+            suspension, value, error = self._ready.popleft()
+            if suspension in self._waiting:  # a wait that was given up may end all the same
+                self.step(self._waiting.pop(suspension), value, error)
+
+    def begin(self, workers: Workers, resume: Resume) -> None:
+        fresh, self._fresh = self._fresh, []
+        for suspension in fresh:
+            ended = self._ender(suspension)
+            try:
+                suspension.begin(workers, ended)
+            except Exception as error:
+                ended(None, error)
+        self._wake.begin(workers, resume)
+
+    def _ender(self, suspension: Suspension[Any]) -> Resume:
+        def ended(value: Any, error: BaseException | None) -> None:
+            self._ready.append((suspension, value, error))
+            self._wake.give(None)
+
+        return ended
+
+    def cancel(self) -> bool:
+        for suspension, coroutine in reversed(tuple(self._waiting.items())):
+            if suspension.cancel():
+                del self._waiting[suspension]
+                self.step(coroutine, error=Cancelled())
+        if self._fresh:  # what was cancelled cleans up, and waits for that
+            self._wake.give(None)
+        return not self._waiting and self._wake.cancel()
+
+
+async def together(operations: Iterable[Coroutine[Any, Any, Any]]) -> None:
+    """Do `operations` side by side. Raises the first error, when all of them have ended."""
+    group = _Group()
+    for operation in operations:
+        group.step(operation)
+    while group:
+        await group
+        group.step_ready()
+    if group.failure is not None:
+        raise group.failure
 
 
 def perform(call: Callable[[], Any], resume: Resume) -> None:

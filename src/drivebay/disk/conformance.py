@@ -24,7 +24,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, Final
 
-from drivebay.disk.contract import Buffers, Disk, Unmap
+from drivebay.disk.contract import Buffers, Disk, Extent, Unmap
 from drivebay.disk.errors import DiskError, IllegalBlock, ReadOnly
 from drivebay.disk.filters.base import FORWARDED, Filter
 from drivebay.suspend import run
@@ -50,6 +50,7 @@ def checks() -> Iterator[tuple[str, Check]]:
         flush_succeeds,
         write_zeroes_reads_zero,
         unmap_does_what_it_says,
+        extents_say_what_is_there,
         resize_tells_its_listeners,
     ):
         yield check.__name__.replace("_", "-"), check
@@ -201,6 +202,25 @@ def unmap_does_what_it_says(factory: Factory) -> None:
             assert right, f"unmap ({disk.unmap_behaviour.value}): sector {number + 1} is wrong"
 
 
+def extents_say_what_is_there(factory: Factory) -> None:
+    """Extents follow each other without a gap; what they call zero reads zero."""
+    with _Open(factory, filled=True) as disk:
+        if not disk.read_only:
+            run(disk.write_zeroes(3, 5, unmap=True))
+        assert not run(disk.extents(1, 0)), "extents of no sectors"
+        _must_raise(disk.extents(0, disk.sector_count + 1), IllegalBlock, "extents out of range")
+        sector = 0
+        while sector < disk.sector_count:
+            found = run(disk.extents(sector, disk.sector_count - sector))
+            assert found, f"no extents from sector {sector} on"
+            for extent in found:
+                assert extent.sector == sector, f"{extent} should begin at sector {sector}"
+                assert 0 < extent.count <= disk.sector_count - sector, f"{extent} is too long"
+                data = _content(disk, sector, extent.count)
+                assert not (extent.zero and any(data)), f"{extent} reads other than zero"
+                sector += extent.count
+
+
 def resize_tells_its_listeners(factory: Factory) -> None:
     """A disk that can be resized tells who listens, and what was cut off reads zero."""
     with _Open(factory, filled=True) as disk:
@@ -250,6 +270,7 @@ _ARGUMENTS: Final[dict[str, tuple[Any, ...]]] = {
     "flush": (),
     "unmap": (0, 1),
     "write_zeroes": (0, 1),
+    "extents": (0, 1),
     "resize": (64,),
     "refresh": (),
     "eject": (),
@@ -284,6 +305,10 @@ class _Witness(Disk):
         self, sector: int, count: int, fua: bool = False, unmap: bool = False
     ) -> None:
         self.called.append("write_zeroes")
+
+    async def extents(self, sector: int, count: int) -> list[Extent]:
+        self.called.append("extents")
+        return []
 
     async def resize(self, sector_count: int) -> None:
         self.called.append("resize")
@@ -330,7 +355,7 @@ def _content(disk: Disk, sector: int = 0, count: int | None = None) -> bytearray
 
 
 def _must_raise(
-    action: Coroutine[Any, Any, None],
+    action: Coroutine[Any, Any, Any],
     errors: type[DiskError] | tuple[type[DiskError], ...],
     what: str,
 ) -> None:

@@ -24,20 +24,23 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from drivebay.disk.errors import IllegalBlock, InvalidInput, UnsupportedEject
 
 if TYPE_CHECKING:
     from drivebay.disk.reservations import Reservations
 
-__all__ = ["Buffers", "Disk", "Operation", "Unmap", "byte_length"]
+__all__ = ["MOST_EXTENTS", "Buffers", "Disk", "Extent", "Operation", "Unmap", "byte_length"]
 
 Buffers: TypeAlias = Sequence[memoryview]
 Operation: TypeAlias = Coroutine[Any, Any, None]
 
 MAX_SECTOR_SIZE = 1 << 16
 MAX_BYTES = (1 << 63) - 1  # file offsets are signed 64-bit numbers
+MOST_EXTENTS: Final = 1024
+"""An answer of `Disk.extents` has about as many, so that nobody waits for a long one."""
 
 
 class Unmap(enum.Enum):
@@ -49,6 +52,18 @@ class Unmap(enum.Enum):
     """Zeroes or its old content, sector by sector."""
     IGNORED = "ignored"
     """Its old content: unmap does nothing, and a controller must not offer it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Sectors that are alike."""
+
+    sector: int
+    count: int
+    allocated: bool
+    """The medium holds space for them."""
+    zero: bool
+    """They are known to read zero; False says nothing."""
 
 
 def byte_length(buffers: Buffers) -> int:
@@ -110,6 +125,14 @@ class Disk:
     ) -> None:
         """Make `count` sectors read zero; with `unmap` they may be deallocated."""
         raise NotImplementedError
+
+    async def extents(self, sector: int, count: int) -> list[Extent]:
+        """What the medium holds from `sector` on: extents without a gap, in order.
+
+        They may end before the range does where there are many, but not before its first sector.
+        """
+        self.check_range(sector, count)
+        return [Extent(sector, count, allocated=True, zero=False)] if count else []
 
     async def resize(self, sector_count: int) -> None:
         """Change the capacity and tell the listeners. A shrunk and regrown part reads zero.

@@ -12,7 +12,7 @@ from drivebay.disk.errors import DiskOpenError
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
 
-__all__ = ["Node", "Option", "Scanner", "SpecError", "sector_size"]
+__all__ = ["Kind", "Node", "Option", "Scanner", "SpecError", "sector_size"]
 
 DEEPEST: Final = 32
 UNITS: Final = {"b": 1, "s": 512, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30} | {
@@ -55,6 +55,16 @@ class Node:
     def open(self, read_only: bool = False) -> Disk:
         """Open the disk and all it stands on. Raises `DiskOpenError`."""
         return self.opener(read_only)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of disk. `parse` reads what follows ``name:`` and returns what opens the disk."""
+
+    name: str
+    form: str
+    """How it is written, as in ``mem:SIZE[;sector=N]``."""
+    parse: Callable[[Scanner], Opener]
 
 
 @dataclass(frozen=True)

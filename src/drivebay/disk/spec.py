@@ -7,13 +7,14 @@ whose name is the kind and whose object is a `Kind`. ``docs/disks.md`` is the re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from drivebay.disk import kinds
 from drivebay.disk.errors import DiskOpenError
-from drivebay.disk.scanner import Node, Opener, Option, Scanner, SpecError, sector_size
+from drivebay.disk.kinds import KINDS
+from drivebay.disk.kinds.files import FILE
+from drivebay.disk.scanner import Kind, Node, Opener, Option, Scanner, SpecError, sector_size
 
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
@@ -37,18 +38,7 @@ __all__ = [
 
 ENTRY_POINTS: Final = "drivebay.disks"
 
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of disk. `parse` reads what follows ``name:`` and returns what opens the disk."""
-
-    name: str
-    form: str
-    """How it is written, as in ``mem:SIZE[;sector=N]``."""
-    parse: Callable[[Scanner], Opener]
-
-
-_kinds: dict[str, Kind] = {}
+_kinds: dict[str, Kind] = {kind.name: kind for kind in KINDS}
 
 
 def register(kind: Kind) -> None:
@@ -56,14 +46,6 @@ def register(kind: Kind) -> None:
     if kind.name in _kinds:
         raise ValueError(f"there is a disk kind {kind.name} already")
     _kinds[kind.name] = kind
-
-
-register(Kind("mem", "mem:SIZE[;sector=N]", kinds.mem))
-register(
-    Kind("file", "file:PATH[;direct][;cache=MODE][;create=SIZE][;sector=N]", kinds.file),
-)
-register(Kind("iso", "iso:PATH", kinds.iso))
-register(Kind("memdiff", "memdiff:DISK", kinds.memdiff))
 
 
 def known_kinds() -> list[str]:
@@ -98,7 +80,7 @@ def _disk(scanner: Scanner) -> Node:
     if not head:
         raise scanner.error("a disk such as mem:64M or a path", hint=_kinds_hint())
     if not colon or name.startswith(("/", ".")):
-        kind = _kinds["file"]
+        kind = FILE
     elif found := _find(name):
         kind = found
         scanner.position += len(name) + 1

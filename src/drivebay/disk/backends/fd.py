@@ -13,12 +13,21 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from drivebay.disk.backends.linux import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from drivebay.disk.backends.transfer import IOV_MAX, Call, move, read_bounced, write_bounced
 from drivebay.disk.buffers import ZEROES
-from drivebay.disk.contract import MAX_BYTES, MAX_SECTOR_SIZE, Buffers, Disk, Operation, Unmap
+from drivebay.disk.contract import (
+    MAX_BYTES,
+    MAX_SECTOR_SIZE,
+    MOST_EXTENTS,
+    Buffers,
+    Disk,
+    Extent,
+    Operation,
+    Unmap,
+)
 from drivebay.disk.errors import (
     DiskError,
     DiskOpenError,
@@ -30,10 +39,7 @@ from drivebay.disk.errors import (
     ReadOnly,
     from_os_error,
 )
-from drivebay.suspend import DONE, Blocking, Suspension
-
-if TYPE_CHECKING:
-    from drivebay.suspend import Resume, Workers
+from drivebay.suspend import DONE, Blocking, Promise
 
 __all__ = ["FdDisk", "check_size"]
 
@@ -110,7 +116,7 @@ class FdDisk(Disk):
         self._sync_fd = self._own_error_cursor() if self._syncs else -1
         self._changing = 0  # changes under way on worker threads
         self._resizing = False
-        self._when_still: Resume | None = None  # the resize that waits for them to end
+        self._still: Promise[None] | None = None  # the resize waits for them to end
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -238,9 +244,8 @@ class FdDisk(Disk):
             await Blocking(call)
         finally:
             self._changing -= 1
-            if self._changing == 0 and self._when_still is not None:
-                resume, self._when_still = self._when_still, None
-                resume(None, None)
+            if self._changing == 0 and self._still is not None:
+                self._still.give(None)
 
     # -- stability -------------------------------------------------------------------------------
 
@@ -338,7 +343,8 @@ class FdDisk(Disk):
         self._set_size(min(size, before))  # from here on nobody begins to write past the new end
         try:
             if self._changing:
-                await _Still(self)
+                self._still = Promise()
+                await self._still
             await Blocking(partial(self._truncate, size))
         except BaseException:
             self._set_size(before)
@@ -370,6 +376,39 @@ class FdDisk(Disk):
     def _set_size(self, size: int) -> None:
         self.sector_count = size >> self._shift
         self._bytes = self.sector_count << self._shift
+
+    # -- what it holds ---------------------------------------------------------------------------
+
+    async def extents(self, sector: int, count: int) -> list[Extent]:
+        """Holes and data, as the file system knows them."""
+        self.check_range(sector, count)
+        if not count:
+            return []
+        find: Blocking[list[Extent]] = Blocking(partial(self._find_extents, sector, sector + count))
+        return await find
+
+    def _find_extents(self, sector: int, end: int) -> list[Extent]:
+        found: list[Extent] = []
+        while sector < end and len(found) < MOST_EXTENTS:
+            data = min(self._seek(sector, os.SEEK_DATA) >> self._shift, end)
+            if data > sector:
+                found.append(Extent(sector, data - sector, allocated=False, zero=True))
+            if data < end:
+                hole = min(-(-self._seek(data, os.SEEK_HOLE) >> self._shift), end)
+                found.append(Extent(data, hole - data, allocated=True, zero=False))
+            sector = found[-1].sector + found[-1].count
+        return found
+
+    def _seek(self, sector: int, whence: int) -> int:
+        """Where the next data or the next hole begins, in bytes."""
+        try:
+            return os.lseek(self._fd, sector << self._shift, whence)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # there is only a hole up to the end
+                return MAX_BYTES
+            if error.errno == errno.EINVAL:  # a block device: it cannot tell
+                return sector << self._shift if whence == os.SEEK_DATA else MAX_BYTES
+            raise self._failed(error, "find holes of") from error
 
     @property
     def allocated_bytes(self) -> int:
@@ -413,16 +452,6 @@ def check_size(name: str, size: int, sector_size: int) -> None:
             f"{name}: {size} bytes are not a whole number of sectors of {sector_size}",
             f"the next size that is: {size + sector_size - rest}",
         )
-
-
-class _Still(Suspension[None]):
-    """Until no worker changes the file."""
-
-    def __init__(self, disk: FdDisk) -> None:
-        self._disk = disk
-
-    def begin(self, workers: Workers, resume: Resume) -> None:
-        self._disk._when_still = resume
 
 
 def _zero_buffers(size: int) -> list[memoryview]:

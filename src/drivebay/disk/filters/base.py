@@ -18,6 +18,7 @@ FORWARDED: Final = (
     "flush",
     "unmap",
     "write_zeroes",
+    "extents",
     "resize",
     "refresh",
     "eject",

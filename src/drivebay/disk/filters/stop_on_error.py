@@ -8,27 +8,12 @@ from typing import TypeAlias
 from drivebay.disk.contract import Buffers, Disk, Operation
 from drivebay.disk.errors import IoError, MediumError
 from drivebay.disk.filters.base import Filter
-from drivebay.suspend import Resume, Suspension, Workers
+from drivebay.suspend import Promise
 
 __all__ = ["Failed", "StopOnError"]
 
 Failed: TypeAlias = Callable[[str, IoError | MediumError], bool]
 """Told the operation that failed and why: whether it shall wait for `resume`."""
-
-
-class _Wait(Suspension[None]):
-    """An operation that has failed, until somebody says that it may try again."""
-
-    def __init__(self, waiting: dict[_Wait, Resume]) -> None:
-        self._waiting = waiting
-
-    def begin(self, workers: Workers, resume: Resume) -> None:
-        """Wait for `StopOnError.resume`."""
-        self._waiting[self] = resume
-
-    def cancel(self) -> bool:
-        """The device was reset: nobody wants the answer any more."""
-        return self._waiting.pop(self, None) is not None
 
 
 class StopOnError(Filter):
@@ -49,20 +34,20 @@ class StopOnError(Filter):
     def __init__(self, below: Disk, failed: Failed) -> None:
         super().__init__(below)
         self._failed = failed
-        self._waiting: dict[_Wait, Resume] = {}
+        self._waiting: list[Promise[None]] = []
         self._active = 0
         self._closing = False
 
     @property
     def held(self) -> int:
         """How many operations wait."""
-        return len(self._waiting)
+        return sum(not waiting.abandoned for waiting in self._waiting)
 
     def resume(self) -> None:
         """Try all operations again that wait. Called on the engine's thread."""
-        waiting, self._waiting = self._waiting, {}
-        for resume in waiting.values():
-            resume(None, None)
+        waiting, self._waiting = self._waiting, []
+        for again in waiting:
+            again.give(None)
 
     async def read(self, sector: int, buffers: Buffers) -> None:
         """Read, and again."""
@@ -97,7 +82,9 @@ class StopOnError(Filter):
                 except (IoError, MediumError) as error:
                     if not self._failed(name, error):
                         raise
-                await _Wait(self._waiting)
+                again = Promise[None]()
+                self._waiting = [*(one for one in self._waiting if not one.abandoned), again]
+                await again
         finally:
             self._active -= 1
             if self._closing and not self._active:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from drivebay.disk.buffers import cut, zero
-from drivebay.disk.contract import Buffers, Disk
+from drivebay.disk.contract import MOST_EXTENTS, Buffers, Disk, Extent
 from drivebay.disk.errors import DiskOpenError, IllegalBlock, ReadOnly
 from drivebay.disk.layers.disk import DiskLayer
 from drivebay.disk.layers.layer import Layer
@@ -116,6 +116,22 @@ class LayeredDisk(Disk):
                         missing.append((at, size))
             open_runs = missing
         return owners + [(start, run, None) for start, run in open_runs]
+
+    async def extents(self, sector: int, count: int) -> list[Extent]:
+        """What the layers hold that show."""
+        self.check_range(sector, count)
+        found: list[Extent] = []
+        for start, run, layer in sorted(self._owners(sector, count)) if count else ():
+            if layer is None:
+                found.append(Extent(start, run, allocated=False, zero=True))
+            else:
+                part = await layer.extents(start, run)
+                found += part
+                if sum(extent.count for extent in part) < run:
+                    break
+            if len(found) >= MOST_EXTENTS:
+                break
+        return found
 
     # -- changing --------------------------------------------------------------------------------
 

@@ -1,21 +1,18 @@
-"""The kinds of disk that a spec can name from the start. Others join through `register`."""
+"""Kinds of disk that are files, or memory."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from drivebay.disk.errors import DiskOpenError
-from drivebay.disk.scanner import Opener, Scanner, sector_size
+from drivebay.disk.scanner import Kind, Opener, Scanner, sector_size
 
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
 
-__all__ = ["file", "iso", "mem", "memdiff"]
-
-# The backends are imported when a disk is opened: a command that opens none should start at once.
+__all__ = ["FILE", "KINDS"]
 
 
-def mem(scanner: Scanner) -> Opener:
+def _mem(scanner: Scanner) -> Opener:
     """``mem:SIZE[;sector=N]``."""
     start = scanner.position
     size = scanner.size()
@@ -32,7 +29,7 @@ def mem(scanner: Scanner) -> Opener:
     return opener
 
 
-def file(scanner: Scanner) -> Opener:
+def _file(scanner: Scanner) -> Opener:
     """``file:PATH[;direct][;cache=MODE][;create=SIZE][;sector=N]``."""
     path = scanner.word("a path")
     options = scanner.options(
@@ -55,7 +52,7 @@ def file(scanner: Scanner) -> Opener:
     return opener
 
 
-def iso(scanner: Scanner) -> Opener:
+def _iso(scanner: Scanner) -> Opener:
     """``iso:PATH``: what is always read-only, in sectors of 2048 bytes."""
     path = scanner.word("a path")
 
@@ -76,20 +73,9 @@ def _cache_mode(scanner: Scanner) -> str:
     return mode
 
 
-def memdiff(scanner: Scanner) -> Opener:
-    """``memdiff:DISK``."""
-    below = scanner.disk()
-
-    def opener(read_only: bool) -> Disk:
-        from drivebay.disk.layers.layered import LayeredDisk
-        from drivebay.disk.layers.ram import RamLayer
-
-        base = below.open(read_only=True)
-        try:
-            top = RamLayer(base.byte_count, sector_size=base.sector_size)
-            return LayeredDisk.over(top, base, read_only=read_only)
-        except DiskOpenError:
-            base.close()
-            raise
-
-    return opener
+FILE: Final = Kind("file", "file:PATH[;direct][;cache=MODE][;create=SIZE][;sector=N]", _file)
+KINDS: Final = (
+    Kind("mem", "mem:SIZE[;sector=N]", _mem),
+    FILE,
+    Kind("iso", "iso:PATH", _iso),
+)

@@ -1,0 +1,11 @@
+"""Kinds of disk that change what another does."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from drivebay.disk.scanner import Kind
+
+__all__ = ["KINDS"]
+
+KINDS: Final[tuple[Kind, ...]] = ()
