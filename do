@@ -172,7 +172,7 @@ run_fuzz() {
 		say "$target for $seconds s"
 		corpus=build/$(basename "$target" .py)
 		mkdir -p "$corpus"
-		"$VENV/bin/python" "$target" -max_total_time="$seconds" -print_final_stats=1 \
+		"$VENV/bin/python" -m "fuzz.$(basename "$target" .py)" -max_total_time="$seconds" -print_final_stats=1 \
 			-artifact_prefix="$corpus-" "$corpus" || failed=1
 	done
 	return "$failed"

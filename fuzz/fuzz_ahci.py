@@ -5,15 +5,12 @@ The input is a guest with a disk, a DVD drive with and without a medium, and an 
 it does, no exception comes out, nothing is logged as an error, the engine is idle again in bounded
 time, and after a reset every drive works.
 
-    python fuzz/fuzz_ahci.py -max_total_time=60 [CORPUS]
+    python -m fuzz.fuzz_ahci -max_total_time=60 [CORPUS]
 """
 
 from __future__ import annotations
 
-import errno
-import logging
 import struct
-import sys
 
 import atheris  # type: ignore[import-untyped]
 
@@ -25,21 +22,19 @@ with atheris.instrument_imports(include=["drivebay.controllers.ahci", "drivebay.
     from drivebay.controllers.ahci import Ahci
     from drivebay.controllers.ahci.registers import GenericRegisters, PortRegisters
     from drivebay.disk.backends.ram import RamDisk
-    from drivebay.disk.errors import IoError, Medium, MediumError
     from drivebay.platform.engine import Engine
     from drivebay.platform.interrupts import Line
     from drivebay.platform.logs import RationedLog
-    from drivebay.platform.memory import GuestMemory, Region
+    from drivebay.platform.memory import GuestMemory
     from drivebay.platform.mmio import MmioSpace
     from drivebay.platform.ports import PortSpace
     from drivebay.scsi.dvd import Dvd, PhysicalInterface
     from drivebay.testing.puppet import PuppetDisk
+    from fuzz.support import Input, complete_all, finish_one, fuzz, guest_memory, put, settle
 
-RAM = 0x8000  # two regions that adjoin, a hole, and a third
 LISTS, FISES, TABLES, DATA = 0x0, 0x1000, 0x2000, 0x6000
 TABLE_SIZE = 0x100
 PORTS = 4
-TURNS = 20_000
 MAX_SAVES = 2  # in an input: each costs as much as a hundred steps
 OPCODES = bytes.fromhex(  # those that do something, and queued ones above all
     "60 60 60 60 61 61 61 63 64 06 08 20 24 25 29 2F 2F 30 34 35 37 39 3D 3F 40 42 45 47 57 A0 A0"
@@ -49,32 +44,6 @@ CDBS = bytes.fromhex("00 03 12 1B 1E 25 28 28 28 2B 35 43 46 4A 51 52 55 5A A8 A
 AT = [at.offset for at in PortRegisters.registers.values()]
 GENERIC = [at.offset for at in GenericRegisters.registers.values()]
 KINDS = ("disk", "dvd", "empty", "")
-
-
-class Errors(logging.Handler):
-    """An error in the log is a crash."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR:
-            raise AssertionError(record.getMessage()) from (record.exc_info or (None, None))[1]
-
-
-class Input:
-    """The bytes of the fuzzer, taken from the front."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
-
-    def number(self, code: str) -> int:
-        size = struct.calcsize("<" + code)
-        part = self._data[self._at : self._at + size]
-        self._at += size
-        value: int = struct.unpack("<" + code, part.ljust(size, b"\0"))[0]
-        return value
-
-    @property
-    def more(self) -> bool:
-        return self._at < len(self._data)
 
 
 class Machine:
@@ -137,28 +106,13 @@ class Machine:
             self.port(number, 0x18, 0x11)
 
     def put(self, at: int, data: bytes) -> None:
-        for start in (0, RAM, 3 * RAM):
-            region = self.memory.view(start, RAM)
-            first, last = max(at, start), min(at + len(data), start + RAM)
-            if first < last:
-                region[first - start : last - start] = data[first - at : last - at]
+        put(self.memory, at, data)
 
     def settle(self) -> None:
-        for _ in range(TURNS):
-            self.engine.turn(0)
-            if not self.engine._posted and not self.engine._end_of_turn:
-                return
-        raise AssertionError("the engine does not come to rest")
+        settle(self.engine)
 
     def complete_all(self) -> None:
-        for _ in range(TURNS):
-            held = [operation for puppet in self.puppets for operation in puppet.held]
-            if not held:
-                return
-            for operation in held:
-                operation.complete()
-            self.settle()
-        raise AssertionError("the drives do not come to rest")
+        complete_all(self.puppets, self.engine)
 
 
 def command(machine: Machine, number: int, slot: int, source: Input) -> None:
@@ -206,22 +160,6 @@ def command(machine: Machine, number: int, slot: int, source: Input) -> None:
     machine.port(number, 0x38, 1 << slot)
 
 
-def finish_one(machine: Machine, source: Input) -> None:
-    """One of the operations that wait ends, somehow."""
-    held = [operation for puppet in machine.puppets for operation in puppet.held]
-    choice = source.number("B")
-    if held:
-        operation = held[choice % len(held)]
-        if choice & 0xC0 == 0xC0:
-            operation.fail(IoError(errno.EIO, "fuzz"))
-        elif choice & 0xC0 == 0x80:
-            sector = operation.sector + max(operation.count - 1, 0)
-            operation.fail(MediumError(Medium.UNRECOVERED_READ, sector))
-        else:
-            operation.complete()
-    machine.engine.turn(0)
-
-
 def step(machine: Machine, source: Input) -> Machine:
     """One thing that happens."""
     action = source.number("B")
@@ -229,7 +167,7 @@ def step(machine: Machine, source: Input) -> Machine:
     if action < 110:
         command(machine, number, source.number("B") & 31, source)
     elif action < 150:
-        finish_one(machine, source)
+        finish_one(machine.puppets, engine, source.number("B"))
     elif action < 165:
         machine.complete_all()
     elif action < 190:
@@ -287,8 +225,7 @@ def check_usable(machine: Machine) -> None:
 def one_input(data: bytes) -> None:
     """One guest's life."""
     source = Input(data)
-    memory = GuestMemory(Region(at, memoryview(bytearray(RAM))) for at in (0, RAM, 3 * RAM))
-    machine = Machine(engine, memory)
+    machine = Machine(engine, guest_memory())
     machine.start()
     while source.more:
         machine = step(machine, source)
@@ -303,11 +240,7 @@ disks = {
 engine = Engine(workers=0)
 
 if __name__ == "__main__":
-    logging.getLogger("drivebay").addHandler(Errors())
-    logging.getLogger("drivebay").propagate = False
     device.guest_log = RationedLog(device.log, burst=1 << 60)  # no error is left out
     ncq.guest_log = RationedLog(ncq.log, burst=1 << 60)
     # A slow input is a find. Long ones from the start: a machine costs as much as many steps.
-    options = ["-timeout=10", f"-max_len={1 << 9}", "-len_control=0"]
-    atheris.Setup([sys.argv[0], *options, *sys.argv[1:]], one_input)
-    atheris.Fuzz()
+    fuzz(one_input, "-timeout=10", f"-max_len={1 << 9}", "-len_control=0")

@@ -5,15 +5,12 @@ The input is a guest with two channels of drives: disks, DVD drives with and wit
 empty places. Whatever it does, no exception comes out, nothing is logged as an error, the engine is
 idle again in bounded time, and after a reset no drive works.
 
-    python fuzz/fuzz_ide.py -max_total_time=60 [CORPUS]
+    python -m fuzz.fuzz_ide -max_total_time=60 [CORPUS]
 """
 
 from __future__ import annotations
 
-import errno
-import logging
 import struct
-import sys
 
 import atheris  # type: ignore[import-untyped]
 
@@ -26,22 +23,20 @@ with atheris.instrument_imports(
     from drivebay.ata.packet import PacketDevice
     from drivebay.controllers.ide import PiixIde
     from drivebay.disk.backends.ram import RamDisk
-    from drivebay.disk.errors import IoError, Medium, MediumError
     from drivebay.platform.engine import Engine
     from drivebay.platform.interrupts import Line
     from drivebay.platform.logs import RationedLog
-    from drivebay.platform.memory import GuestMemory, Region
+    from drivebay.platform.memory import GuestMemory
     from drivebay.platform.mmio import MmioSpace
     from drivebay.platform.ports import PortSpace
     from drivebay.scsi.dvd import Dvd, PhysicalInterface
     from drivebay.testing import PuppetDisk
+    from fuzz.support import Input, complete_all, finish_one, fuzz, guest_memory, put, settle
 
-RAM = 0x8000  # two regions that adjoin, a hole, and a third
 TABLE, PACKETS, DATA = 0x1000, 0x2000, 0x4000
 BUS_MASTER = 0xC000
 COMMAND, CONTROL, INT13 = (0x1F0, 0x170), (0x3F6, 0x376), (0x1E0, 0x160)
 BSY_DRQ_ERR = 0x89
-TURNS = 5000
 MAX_SAVES = 2  # in an input: each costs as much as a hundred steps
 LAYOUTS = (  # a disk, a DVD, an empty drive, nothing: channel 0, then channel 1
     ("disk", "dvd", "empty", ""),
@@ -56,34 +51,6 @@ OPCODES = bytes.fromhex(  # those that do something, more often than others
 CDBS = bytes.fromhex(
     "00 03 12 1B 1E 25 28 28 28 2B 35 3C 42 43 46 4A 51 52 55 5A A0 A8 AC AD B9 BE"
 )
-
-
-class Errors(logging.Handler):
-    """An error in the log is a crash."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR:
-            raise AssertionError(record.getMessage()) from (record.exc_info or (None, None))[1]
-
-
-class Input:
-    """The bytes of the fuzzer, taken from the front."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
-
-    def take(self, count: int) -> bytes:
-        part = self._data[self._at : self._at + count]
-        self._at += count
-        return part.ljust(count, b"\0")
-
-    def number(self, code: str) -> int:
-        value: int = struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
-        return value
-
-    @property
-    def more(self) -> bool:
-        return self._at < len(self._data)
 
 
 class Machine:
@@ -146,28 +113,13 @@ class Machine:
         self.ports.write(port, width, value & (1 << 8 * width) - 1)
 
     def put(self, at: int, data: bytes) -> None:
-        for start in (0, RAM, 3 * RAM):
-            region = self.memory.view(start, RAM)
-            first, last = max(at, start), min(at + len(data), start + RAM)
-            if first < last:
-                region[first - start : last - start] = data[first - at : last - at]
+        put(self.memory, at, data)
 
     def settle(self) -> None:
-        for _ in range(TURNS):
-            self.engine.turn(0)
-            if not self.engine._posted and not self.engine._end_of_turn:
-                return
-        raise AssertionError("the engine does not come to rest")
+        settle(self.engine)
 
     def complete_all(self) -> None:
-        for _ in range(TURNS):
-            held = [operation for puppet in self.puppets for operation in puppet.held]
-            if not held:
-                return
-            for operation in held:
-                operation.complete()
-            self.settle()
-        raise AssertionError("the drives do not come to rest")
+        complete_all(self.puppets, self.engine)
 
 
 def registers(machine: Machine, base: int, source: Input) -> None:
@@ -233,22 +185,6 @@ def enlightened(machine: Machine, source: Input) -> None:
     machine.out(INT13[source.number("B") & 1], at, 4)
 
 
-def finish_one(machine: Machine, source: Input) -> None:
-    """One of the operations that wait ends, somehow."""
-    held = [operation for puppet in machine.puppets for operation in puppet.held]
-    choice = source.number("B")
-    if held:
-        operation = held[choice % len(held)]
-        if choice & 0xC0 == 0xC0:
-            operation.fail(IoError(errno.EIO, "fuzz"))
-        elif choice & 0xC0 == 0x80:
-            sector = operation.sector + max(operation.count - 1, 0)
-            operation.fail(MediumError(Medium.UNRECOVERED_READ, sector))
-        else:
-            operation.complete()
-    machine.engine.turn(0)
-
-
 def step(machine: Machine, source: Input) -> Machine:
     """One thing that happens."""
     action = source.number("B")
@@ -260,7 +196,7 @@ def step(machine: Machine, source: Input) -> Machine:
     elif action < 120:
         table(machine, source)
     elif action < 150:
-        finish_one(machine, source)
+        finish_one(machine.puppets, engine, source.number("B"))
     elif action < 170:
         machine.complete_all()
     elif action < 190:
@@ -302,10 +238,9 @@ engine = Engine(workers=0)
 disks = [RamDisk(1 << 17) for _ in range(4)]
 
 
-def fuzz_one_input(data: bytes) -> None:
+def one_input(data: bytes) -> None:
     source = Input(data)
-    memory = GuestMemory(Region(b, memoryview(bytearray(RAM))) for b in (0, RAM, 3 * RAM))
-    machine = Machine(engine, memory, LAYOUTS[source.number("B") % len(LAYOUTS)])
+    machine = Machine(engine, guest_memory(), LAYOUTS[source.number("B") % len(LAYOUTS)])
     machine.enable()
     while source.more:
         machine = step(machine, source)
@@ -327,15 +262,7 @@ def fuzz_one_input(data: bytes) -> None:
         disk._resize_listeners.clear()
 
 
-def main() -> None:
-    logging.getLogger("drivebay").addHandler(Errors())
-    logging.getLogger("drivebay").propagate = False
+if __name__ == "__main__":
     ata_device.guest_log = RationedLog(ata_device.log, burst=1 << 60)  # no error is left out
     # A slow input is a find. Long ones from the start: a machine costs as much as many steps.
-    options = ["-timeout=10", f"-max_len={1 << 9}", "-len_control=0"]
-    atheris.Setup([sys.argv[0], *options, *sys.argv[1:]], fuzz_one_input)
-    atheris.Fuzz()
-
-
-if __name__ == "__main__":
-    main()
+    fuzz(one_input, "-timeout=10", f"-max_len={1 << 9}", "-len_control=0")

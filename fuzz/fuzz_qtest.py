@@ -1,6 +1,6 @@
 """Arbitrary qtest lines and QMP requests against a PC with a disk and a DVD drive.
 
-    python fuzz/fuzz_qtest.py -max_total_time=60
+    python -m fuzz.fuzz_qtest -max_total_time=60
 
 Whatever comes, each line has one answer. An exception, a line in the log at ERROR or a second
 answer is a find.
@@ -8,10 +8,7 @@ answer is a find.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import sys
 from collections.abc import Callable
 
 import atheris  # type: ignore[import-untyped]
@@ -24,6 +21,7 @@ with atheris.instrument_imports(include=["drivebay"]):
     from drivebay.hosts.qtest.session import QtestSession
     from drivebay.machines.ide import PcWithIde
     from drivebay.platform.engine import Engine
+    from fuzz.support import fuzz
 
 RAM = 1 << 20
 PORTS = [*range(0x1F0, 0x1F8), 0x3F6, *range(0x170, 0x178), 0x376, 0xCF8, 0xCFC, 0x510, 0x511]
@@ -43,13 +41,6 @@ ARGUMENTS = {
     "force": [True, False],
     "serial": ["s", "x" * 30, 5],
 }
-
-
-class Log(logging.Handler):
-    """What is wrong, and worth a line at ERROR, is a bug of ours."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        raise AssertionError(record.getMessage()) from (record.exc_info or (None, None))[1]
 
 
 class Tape:
@@ -140,9 +131,4 @@ def one_input(raw: bytes) -> None:
 engine = Engine(workers=0)
 
 if __name__ == "__main__":
-    logger = logging.getLogger("drivebay")
-    logger.propagate = False
-    logger.addHandler(Log(logging.ERROR))
-    with contextlib.suppress(KeyboardInterrupt):
-        atheris.Setup(sys.argv, one_input)
-        atheris.Fuzz()
+    fuzz(one_input)

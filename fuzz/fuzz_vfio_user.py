@@ -1,6 +1,6 @@
 """Arbitrary vfio-user messages, descriptors and memory against two PCI functions.
 
-    python fuzz/fuzz_vfio_user.py -max_total_time=60
+    python -m fuzz.fuzz_vfio_user -max_total_time=60
 
 A peer's mistake is a `PeerError`, or an `OSError` of a descriptor that is no good, or an error in
 the reply. Anything else, a line in the log at ERROR or a descriptor left open is a find.
@@ -8,12 +8,8 @@ the reply. Anything else, a line in the log at ERROR or a descriptor left open i
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import struct
-import sys
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -34,6 +30,7 @@ with atheris.instrument_imports(include=["drivebay"]):
     from drivebay.platform.pci import PciFunction, PciIdentity
     from drivebay.platform.pci_capabilities import PciExpress, PowerManagement, add_capabilities
     from drivebay.platform.pci_messages import MsiCapability, MsixCapability
+    from fuzz.support import fuzz
 
 COMMANDS = [int(command) for command in Command]
 MEMORY = 1 << 16
@@ -41,16 +38,6 @@ NUMBERS = [0, 1, 2, 3, 4, 7, 8, 16, 32, 64, 256, 0x1000, 0x8000, MEMORY, 1 << 20
 NUMBERS += [1 << 32, (1 << 32) - 1, 1 << 63, (1 << 64) - 1]
 PLACES = [(0, 8), (1, 4), (2, 8), (3, 4), (4, 16), (5, 8192), (7, 256)]
 IDE_COMMANDS = [0x20, 0x25, 0x30, 0x35, 0xC8, 0xCA, 0xEC, 0xE7, 0xA0, 0x08]
-
-
-class Log(logging.Handler):
-    """What is wrong, and worth a line at ERROR, is a bug of ours."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = (record.exc_info or (None, None))[1]
-        if error is not None:
-            traceback.print_exception(error)
-        raise AssertionError(record.getMessage()) from error
 
 
 def number(data: atheris.FuzzedDataProvider) -> int:
@@ -250,9 +237,4 @@ endpoint = PciFunction(PciIdentity(0x1AF4, 0x1234, 0xFF0000), {5: msix.whole_bar
 add_capabilities(endpoint, [msix, PowerManagement()])
 
 if __name__ == "__main__":
-    logger = logging.getLogger("drivebay")
-    logger.propagate = False
-    logger.addHandler(Log(logging.ERROR))
-    with contextlib.suppress(KeyboardInterrupt):
-        atheris.Setup(sys.argv, one_input)
-        atheris.Fuzz()
+    fuzz(one_input)

@@ -1,6 +1,6 @@
 """Arbitrary vhost-user messages, descriptors and guest memory against a block device.
 
-    python fuzz/fuzz_vhost_user.py -max_total_time=60
+    python -m fuzz.fuzz_vhost_user -max_total_time=60
 
 A peer's mistake is a `PeerError`, or an `OSError` of a descriptor that is no good. Anything else, a
 line in the log at ERROR or a descriptor left open is a find.
@@ -8,12 +8,9 @@ line in the log at ERROR or a descriptor left open is a find.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import socket
 import struct
-import sys
 from collections.abc import Iterator
 
 import atheris  # type: ignore[import-untyped]
@@ -25,6 +22,7 @@ with atheris.instrument_imports(include=["drivebay"]):
     from drivebay.hosts.vhost_user.messages import Request
     from drivebay.hosts.vhost_user.session import Session
     from drivebay.platform.engine import Engine
+    from fuzz.support import fuzz
 
 REQUESTS = [int(request) for request in Request]
 MEMORY = 1 << 16
@@ -39,13 +37,6 @@ SUITS: dict[int, int] = {  # which descriptor of a peer
     Request.SET_VRING_ERR: 1,
     Request.SET_BACKEND_REQ_FD: 4,
 }
-
-
-class Log(logging.Handler):
-    """What is wrong, and worth a line at ERROR, is a bug of ours."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        raise AssertionError(record.getMessage()) from (record.exc_info or (None, None))[1]
 
 
 def number(data: atheris.FuzzedDataProvider) -> int:
@@ -182,9 +173,4 @@ engine = Engine(workers=0)
 device = BlockDevice(RamDisk(1 << 20), engine, queues=2)
 
 if __name__ == "__main__":
-    logger = logging.getLogger("drivebay")
-    logger.propagate = False
-    logger.addHandler(Log(logging.ERROR))
-    with contextlib.suppress(KeyboardInterrupt):
-        atheris.Setup(sys.argv, one_input)
-        atheris.Fuzz()
+    fuzz(one_input)

@@ -4,14 +4,12 @@ The input is a guest: it says which ring it wants, where the parts of it are, fi
 writes registers. Whatever it does, no exception comes out, nothing is logged as an error, and the
 engine is idle again in bounded time.
 
-    python fuzz/fuzz_virtio_ring.py -max_total_time=60 [CORPUS]
+    python -m fuzz.fuzz_virtio_ring -max_total_time=60 [CORPUS]
 """
 
 from __future__ import annotations
 
-import logging
 import struct
-import sys
 
 import atheris  # type: ignore[import-untyped]
 
@@ -22,23 +20,13 @@ with atheris.instrument_imports(include=["drivebay.controllers", "drivebay.platf
     from drivebay.disk.backends.ram import RamDisk
     from drivebay.platform.engine import Engine
     from drivebay.platform.interrupts import Line
-    from drivebay.platform.memory import GuestMemory, Region
+    from fuzz.support import RAM, Input, fuzz, guest_memory, settle
 
-RAM = 0x8000  # two regions that adjoin, a hole, and a third
 DESCRIPTORS, DRIVER, DEVICE = 0x1000, 0x2000, 0x3000  # where rings usually are
 HEADERS, TABLES = 0x4000, 0x5000
 NEXT, WRITE, INDIRECT, AVAIL, USED = 1, 2, 4, 1 << 7, 1 << 15
 AT = {name: at.offset for name, at in MmioRegisters.registers.items()}
 SIZES = (1, 2, 4, 8, 16, 3, 256)
-TURNS = 2000
-
-
-class Errors(logging.Handler):
-    """An error in the log is a crash."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR:
-            raise AssertionError(record.getMessage()) from (record.exc_info or (None, None))[1]
 
 
 class Machine:
@@ -46,8 +34,7 @@ class Machine:
 
     def __init__(self, engine: Engine, disk: RamDisk) -> None:
         self.engine = engine
-        bases = (0, RAM, 3 * RAM)
-        self.memory = GuestMemory(Region(b, memoryview(bytearray(RAM))) for b in bases)
+        self.memory = guest_memory()
         self.device = BlockDevice(disk, engine, queues=2)
         self.transport = MmioTransport(self.device, self.memory, Line(lambda level: None))
         self.packed, self.size = False, 1
@@ -97,32 +84,7 @@ class Machine:
 
     def settle(self) -> None:
         runners = self.device._runners.values()
-        for _ in range(TURNS):
-            self.engine.turn(0)
-            idle = not self.engine._posted and not any(runner._tasks for runner in runners)
-            if idle and not self.engine._end_of_turn:
-                return
-        raise AssertionError("the engine does not come to rest")
-
-
-class Input:
-    """The bytes of the fuzzer, taken from the front."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
-
-    def take(self, count: int) -> bytes:
-        part = self._data[self._at : self._at + count]
-        self._at += count
-        return part.ljust(count, b"\0")
-
-    def number(self, code: str) -> int:
-        value: int = struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
-        return value
-
-    @property
-    def more(self) -> bool:
-        return self._at < len(self._data)
+        settle(self.engine, lambda: not any(runner._tasks for runner in runners))
 
 
 def address(source: Input) -> int:
@@ -214,7 +176,7 @@ engine = Engine(workers=0)
 disk = RamDisk(1 << 16)
 
 
-def fuzz_one_input(data: bytes) -> None:
+def one_input(data: bytes) -> None:
     source = Input(data)
     machine = Machine(engine, disk)
     choice = source.number("B")
@@ -240,13 +202,6 @@ def fuzz_one_input(data: bytes) -> None:
     disk._resize_listeners.clear()
 
 
-def main() -> None:
-    logging.getLogger("drivebay").addHandler(Errors())
-    logging.getLogger("drivebay").propagate = False
-    options = ["-timeout=10", f"-max_len={1 << 11}", "-len_control=20"]  # a slow input is a find
-    atheris.Setup([sys.argv[0], *options, *sys.argv[1:]], fuzz_one_input)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    # A slow input is a find.
+    fuzz(one_input, "-timeout=10", f"-max_len={1 << 11}", "-len_control=20")
