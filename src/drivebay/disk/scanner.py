@@ -63,7 +63,9 @@ class Kind:
 
     name: str
     form: str
-    """How it is written, as in ``mem:SIZE[;sector=N]``."""
+    """How it is written, as in ``mem:SIZE[;sector=N]``. The names of its fields in a description are
+    those words: ``size``, ``sector`` (see `drivebay.disk.described`).
+    """
     parse: Callable[[Scanner], Opener]
 
 
@@ -82,11 +84,14 @@ class Scanner:
     Every method raises `SpecError` where the text does not hold what it reads.
     """
 
-    def __init__(self, text: str, disk: Callable[[Scanner], Node]) -> None:
+    def __init__(self, text: str, disk: Callable[[Scanner], Node], depth: int = 0) -> None:
         self.text = text
         self.position = 0
+        self.depth = depth
+        """Disks that the one being read stands in."""
+        self.bare = -1
+        """Where the last bare path begins that was opened by its extension."""
         self._disk = disk
-        self._depth = 0
 
     def error(self, expected: str, at: int | None = None, hint: str = "") -> SpecError:
         """The error for something else than `expected`, here or at character `at`."""
@@ -164,11 +169,11 @@ class Scanner:
 
     def disk(self) -> Node:
         """Read the disk that stands under this one."""
-        if self._depth == DEEPEST:
+        if self.depth == DEEPEST:
             raise self.error(f"no more than {DEEPEST} disks in each other")
-        self._depth += 1
+        self.depth += 1
         node = self._disk(self)
-        self._depth -= 1
+        self.depth -= 1
         return node
 
 

@@ -1,12 +1,15 @@
 """Disk specs: the text that names a disk, as ``mem:64M`` or ``memdiff:file:base.img;direct``.
 
 A spec is a kind, a colon and what that kind reads; a kind that stands on another disk reads a spec
-again. `register` adds a kind; a package adds one by an entry point in the group ``drivebay.disks``
-whose name is the kind and whose object is a `Kind`. ``docs/disks.md`` is the reference.
+again. A bare path is opened by its extension, and ``@PATH`` stands for the disk that a file
+describes. `register` adds a kind; a package adds one by an entry point in the group
+``drivebay.disks`` whose name is the kind and whose object is a `Kind`. ``docs/disks.md`` is the
+reference.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -37,6 +40,14 @@ __all__ = [
 ]
 
 ENTRY_POINTS: Final = "drivebay.disks"
+EXTENSIONS: Final = {
+    ".iso": "iso",
+    ".vhd": "vhd",
+    ".vhdx": "vhdx",
+    ".qcow2": "qcow2",
+    ".dbhd": "sql",
+}
+"""The kinds of bare paths. Nobody looks into a file to find out: what is in it is the guest's."""
 
 _kinds: dict[str, Kind] = {kind.name: kind for kind in KINDS}
 
@@ -73,14 +84,16 @@ def _find(name: str) -> Kind | None:
 
 
 def _disk(scanner: Scanner) -> Node:
-    """Read a kind and what belongs to it, or a bare path."""
+    """Read a kind and what belongs to it, a bare path, or the name of a description."""
     start = scanner.position
     head = scanner.text[start:].split(";")[0].split(",")[0]
     name, colon, _ = head.partition(":")
     if not head:
         raise scanner.error("a disk such as mem:64M or a path", hint=_kinds_hint())
+    if scanner.take("@"):
+        return _described(scanner)
     if not colon or name.startswith(("/", ".")):
-        kind = FILE
+        kind = _of_path(scanner)
     elif found := _find(name):
         kind = found
         scanner.position += len(name) + 1
@@ -94,17 +107,45 @@ def _disk(scanner: Scanner) -> Node:
     return Node(kind.name, scanner.text[start : scanner.position], opener)
 
 
+def _of_path(scanner: Scanner) -> Kind:
+    """The kind of the bare path that comes next: by its extension, once."""
+    start = scanner.position
+    if scanner.bare == start:  # its format has been told; now come its bytes
+        return FILE
+    scanner.bare = start
+    path = scanner.word("a path")
+    scanner.position = start
+    return _kinds.get(EXTENSIONS.get(os.path.splitext(path)[1].lower(), ""), FILE)
+
+
+def _described(scanner: Scanner) -> Node:
+    """Read the path of a description, and the disk it describes."""
+    from drivebay.disk.described import Rendered, load
+
+    path = scanner.word("the path of a description")
+    rendered = Rendered(path, load(path), _find)
+    inner = Scanner(rendered.text, _disk, scanner.depth)
+    try:
+        return _whole(inner)
+    except SpecError as error:
+        message = f"{path}: {rendered.field_at(error.position)}: {error}"
+        raise DiskOpenError(message, error.hint) from error
+
+
+def _whole(scanner: Scanner) -> Node:
+    node = scanner.disk()
+    if scanner.next:
+        raise scanner.error("the end of the disk", hint="a comma in a path is written twice")
+    return node
+
+
 def _kinds_hint() -> str:
     return f"kinds of disk: {', '.join(known_kinds())}; a path with a colon is file:PATH"
 
 
 def parse(text: str) -> Node:
-    """The disk that `text` names. Raises `SpecError`."""
-    scanner = Scanner(text, _disk)
-    node = scanner.disk()
-    if scanner.next:
-        raise scanner.error("the end of the disk", hint="a comma in a path is written twice")
-    return node
+    """The disk that `text` names. Raises `SpecError`; `DiskOpenError` for a bad description."""
+    return _whole(Scanner(text, _disk))
 
 
 def open_disk(text: str, read_only: bool = False) -> Disk:
