@@ -105,7 +105,7 @@ def test_a_bad_file_names_the_place() -> None:
 @given(st.text(min_size=1), st.sampled_from(["none", "unsafe"]), st.booleans())
 def test_every_path_is_taken_as_it_is(path: str, cache: str, create: bool) -> None:
     fields = {"kind": "file", "path": path, "cache": cache} | ({"create": 512} if create else {})
-    scanner = Scanner(text_of(fields), parse)
+    scanner = Scanner(text_of(fields), Scanner.disk)
     scanner.position = len("file:")
     assert scanner.word("a path") == path
 

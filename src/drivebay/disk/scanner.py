@@ -63,8 +63,8 @@ class Kind:
 
     name: str
     form: str
-    """How it is written, as in ``mem:SIZE[;sector=N]``. The names of its fields in a description are
-    those words: ``size``, ``sector`` (see `drivebay.disk.described`).
+    """How it is written, as in ``mem:SIZE[;sector=N]``; `drivebay.disk.described` takes the names of
+    its fields from here.
     """
     parse: Callable[[Scanner], Opener]
 
