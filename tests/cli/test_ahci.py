@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from drivebay.cli.controllers import check_servable, parse_controllers
 from drivebay.cli.errors import told
-from drivebay.cli.frontends import qemu
+from drivebay.cli.frontends import bootable, qemu
 from drivebay.cli.sata import SataDrive
 
 
@@ -37,6 +39,14 @@ def test_two_adapters_by_name() -> None:
 def test_qemu_attaches_by_vfio_user() -> None:
     [controller] = parse_controllers([], [], [], [], ["mem:1M"])
     assert "vfio-user-pci" in qemu(controller, "/tmp/a,b.sock")[1]
+
+
+def test_firmware_tries_controllers_in_their_order() -> None:
+    found = parse_controllers(["mem:1M"], [], [], [], ["mem:1M"])
+    words = bootable([word for each in found for word in qemu(each, "/tmp/a.sock")])
+    devices = [words[at + 1] for at, word in enumerate(words) if word == "-device"]
+    assert devices[0].endswith(",bootindex=100")
+    assert json.loads(devices[1])["bootindex"] == 101
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from drivebay.cli.backend import Backend
 from drivebay.guests.linux import LinuxGuest
 
-from .test_boot import boot_by_seabios
+from .test_boot import DISKS, boot_by
 from .test_ide import FILE_SYSTEM
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
@@ -66,5 +66,6 @@ def test_linux_reads_a_disc(tmp_path: Path) -> None:
         ).output.endswith("compact disc")
 
 
-def test_seabios_boots_from_a_sata_disk(tmp_path: Path) -> None:
-    boot_by_seabios("--ahci", tmp_path)
+@pytest.mark.parametrize("firmware", DISKS)
+def test_firmware_boots_from_a_sata_disk(tmp_path: Path, firmware: str) -> None:
+    boot_by(firmware, "--ahci", tmp_path)

@@ -1,4 +1,4 @@
-"""IDE in PCI native mode over vfio-user, with Linux's ata_piix and SeaBIOS under QEMU."""
+"""IDE in PCI native mode over vfio-user, with Linux's ata_piix, SeaBIOS and OVMF under QEMU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from drivebay.cli.backend import Backend
 from drivebay.guests.linux import LinuxGuest
 
-from .test_boot import boot_by_seabios
+from .test_boot import DISKS, boot_by
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
 
@@ -83,8 +83,9 @@ def test_linux_sees_all_four_drives(tmp_path: Path) -> None:
         assert guest.run("head -c 12 /dev/sr0").output == "compact disc"
 
 
-def test_seabios_boots_from_an_ide_disk(tmp_path: Path) -> None:
-    boot_by_seabios("--ide", tmp_path)
+@pytest.mark.parametrize("firmware", DISKS)
+def test_firmware_boots_from_an_ide_disk(tmp_path: Path, firmware: str) -> None:
+    boot_by(firmware, "--ide", tmp_path)
 
 
 def test_boot_runs_a_command_on_an_ide_disk() -> None:

@@ -12,6 +12,7 @@ import click
 from drivebay.cli.backend import Backend
 from drivebay.cli.controllers import check_servable, controller_options, parse_controllers
 from drivebay.cli.errors import CliError
+from drivebay.cli.frontends import bootable
 from drivebay.cli.terminal import print_json, progress, stream
 
 __all__ = ["command"]
@@ -113,7 +114,8 @@ def command(
     with Backend(
         [word for option, texts in words for text in texts for word in (option, text)]
     ) as backend:
-        arguments = [*backend.qemu_arguments(qemu.version), *qemu_args]
+        arguments = backend.qemu_arguments(qemu.version)
+        arguments = [*(bootable(arguments) if firmware else arguments), *qemu_args]
         common: dict[str, Any] = {"memory": memory, "cpus": cpus, "accel": accel or "auto"}
         if kernel or firmware:
             image = ["-kernel", str(kernel)] if kernel else _firmware(str(firmware))
