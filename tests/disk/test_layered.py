@@ -12,8 +12,9 @@ from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.contract import Disk
 from drivebay.disk.errors import DiskOpenError, ReadOnly
 from drivebay.disk.layers.disk import DiskLayer
+from drivebay.disk.layers.layer import ReadBelow
 from drivebay.disk.layers.layered import LayeredDisk
-from drivebay.disk.layers.presence import SectorSet
+from drivebay.disk.layers.presence import Run, SectorSet
 from drivebay.disk.layers.ram import RamLayer
 from drivebay.disk.spec import open_disk
 from drivebay.suspend import run
@@ -202,3 +203,41 @@ def test_random_writes_over_sixteen_tebibytes_hold_little_more_than_their_data()
         assert get(disk, block * 8, 8) == noise(4096)
         assert get(disk, block * 8, 16)[:4096] == noise(4096)
     disk.close()
+
+
+class Elsewhere(RamLayer):
+    """Where its sectors are is not in memory: `runs` knows nothing before `find_runs` is asked."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._known, self.runs = self.runs, lambda sector, count: []  # type: ignore[method-assign]
+
+    async def find_runs(self, sector: int, count: int) -> list[Run]:
+        return self._known(sector, count)
+
+
+def test_a_layer_may_have_to_look_for_what_it_holds() -> None:
+    base, top = RamDisk(16 * 512), Elsewhere(16 * 512)
+    below = fill(base)
+    disk = LayeredDisk.over(top, base)
+    put(disk, 3, bytes(512))
+    assert get(disk, 2, 3) == below[1024:1536] + bytes(512) + below[2048:2560]
+    assert get(disk, 3, 1) == bytes(512)
+    run(disk.unmap(2, 3))
+    assert get(disk, 1, 5) == below[512:1024] + bytes(3 * 512) + below[2560:3072]
+    assert sum(extent.count for extent in run(disk.extents(1, 9))) == 9
+
+
+def test_a_layer_that_is_written_can_read_what_it_stands_on() -> None:
+    class Curious(RamLayer):
+        def stand_on(self, read_below: ReadBelow) -> None:
+            self.read_below = read_below
+
+    base, middle, top = RamDisk(16 * 512), Elsewhere(16 * 512), Curious(20 * 512)
+    below = fill(base)
+    put(middle, 3, bytes(512))
+    put(top, 2, bytes(512))
+    LayeredDisk.over(top, LayeredDisk.over(middle, base))
+    data = view(18 * 512)
+    run(top.read_below(2, [data]))
+    assert data == below[1024:1536] + bytes(512) + below[2048:] + bytes(4 * 512)

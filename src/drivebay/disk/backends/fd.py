@@ -17,7 +17,7 @@ from typing import Final
 
 from drivebay.disk.backends.linux import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from drivebay.disk.backends.transfer import IOV_MAX, Call, move, read_bounced, write_bounced
-from drivebay.disk.buffers import ZEROES
+from drivebay.disk.buffers import ZEROES, cut, zero
 from drivebay.disk.contract import (
     MAX_BYTES,
     MAX_SECTOR_SIZE,
@@ -60,8 +60,9 @@ class FdDisk(Disk):
 
     `name` is what errors call it. `memory` says that reads and writes never wait for a medium;
     `direct` that the fd is open with O_DIRECT, which waits for it always and may ask for aligned
-    buffers. Without `write_cache` every write is stable when it completes; without `syncs` nothing
-    is ever done to make one so.
+    buffers; `ragged` that the file may end in the last sector, whose rest reads zero. Without
+    `write_cache` every write is stable when it completes; without `syncs` nothing is ever done to
+    make one so.
 
     One that is dropped is closed, as Python's files are.
 
@@ -84,6 +85,7 @@ class FdDisk(Disk):
         write_cache: bool = True,
         syncs: bool = True,
         can_punch: bool = True,
+        ragged: bool = False,
     ) -> None:
         super().__init__()
         self._fd = fd  # first: who fails to make a disk has to close it
@@ -105,6 +107,7 @@ class FdDisk(Disk):
         self._read_flags = self._write_flags = 0 if memory or direct else os.RWF_NOWAIT
         self._write_pause = 0.0  # writes go to workers until then
 
+        self._ragged = ragged
         self._can_punch = can_punch
         self._can_zero_range = not memory
         self.unmap_behaviour = Unmap.ZEROES if can_punch else Unmap.IGNORED
@@ -152,7 +155,9 @@ class FdDisk(Disk):
             done = self._move(partial(os.preadv, self._fd), offset, buffers, done, length)
         except OSError as error:
             raise self._failed(error, "read") from error
-        if done < length:  # the file was truncated behind our back
+        if self._ragged and length - done < self.sector_size:  # all but a part of the last sector
+            zero(cut(buffers, done, length))
+        elif done < length:  # the file was truncated behind our back
             self.check_range(offset >> self._shift, length >> self._shift)
             raise MediumError(Medium.UNRECOVERED_READ, (offset + done) >> self._shift)
 
@@ -363,6 +368,8 @@ class FdDisk(Disk):
     async def refresh(self) -> None:
         """Look at the file's size again."""
         size = self._file_size()
+        if self._ragged:
+            size += -size % self.sector_size
         if size >> self._shift != self.sector_count and not self._resizing:
             self._set_size(size)
             self._resized()

@@ -53,6 +53,7 @@ class FileDisk(FdDisk):
 
     `cache` names one of `CACHE_MODES`. With `create` a missing file is made with that many bytes,
     and an existing one must have exactly as many: what it holds is never cut off.
+    With `ragged` the file may end in the middle of a sector, whose rest reads zero, as images do.
 
     Raises `DiskOpenError`.
     """
@@ -67,6 +68,7 @@ class FileDisk(FdDisk):
         create: int | None = None,
         sector_size: int = 512,
         read_only: bool = False,
+        ragged: bool = False,
     ) -> None:
         if cache not in CACHE_MODES:
             raise DiskOpenError(
@@ -86,6 +88,8 @@ class FileDisk(FdDisk):
             _check_created(path, size, create)
             if mode.direct:
                 _check_direct(fd, path, sector_size)
+            if ragged:
+                size += -size % sector_size
             super().__init__(
                 fd,
                 path,
@@ -98,6 +102,7 @@ class FileDisk(FdDisk):
                 write_cache=mode.write_cache,
                 syncs=mode.syncs,
                 can_punch=self._is_file and not read_only and _can_punch(fd, size),
+                ragged=ragged,
             )
         except OSError as error:
             self.close()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from drivebay.disk.scanner import Kind, Opener, Scanner, sector_size
 
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
 
-__all__ = ["FILE", "KINDS"]
+__all__ = ["FILE", "KINDS", "FileOpener"]
 
 
 def _mem(scanner: Scanner) -> Opener:
@@ -44,12 +46,21 @@ def _file(scanner: Scanner) -> Opener:
     if "sector" in values:
         values["sector_size"] = values.pop("sector")
 
-    def opener(read_only: bool) -> Disk:
+    return FileOpener(path, values)
+
+
+@dataclass(frozen=True)
+class FileOpener:
+    """Opens the file at `path` with `options`."""
+
+    path: str
+    options: Mapping[str, Any]
+
+    def __call__(self, read_only: bool, ragged: bool = False) -> Disk:
+        """Open it; an image may be `ragged`, which is to end in the middle of a sector."""
         from drivebay.disk.backends.file import FileDisk
 
-        return FileDisk(path, read_only=read_only, **values)
-
-    return opener
+        return FileDisk(self.path, read_only=read_only, ragged=ragged, **self.options)
 
 
 def _iso(scanner: Scanner) -> Opener:
