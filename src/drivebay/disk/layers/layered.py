@@ -2,72 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from drivebay.disk.buffers import cut, zero
-from drivebay.disk.contract import MOST_EXTENTS, Buffers, Disk, Extent
-from drivebay.disk.errors import DiskOpenError, IllegalBlock, ReadOnly
+from drivebay.disk.buffers import cut, scatter
+from drivebay.disk.contract import (
+    MOST_EXTENTS,
+    Buffers,
+    Disk,
+    Extent,
+    Operation,
+    Unmap,
+    byte_length,
+)
+from drivebay.disk.errors import DiskError, IllegalBlock, InvalidInput, ReadOnly
+from drivebay.disk.layers import stack
 from drivebay.disk.layers.disk import DiskLayer
-from drivebay.disk.layers.layer import Layer
+from drivebay.disk.layers.index import MergedIndex, find_runs
+from drivebay.disk.layers.layer import NOTHING, CacheLayer, Layer
+from drivebay.disk.layers.stack import Place
+from drivebay.suspend import Lock, Promise, together
 
 if TYPE_CHECKING:
     from drivebay.disk.reservations import Reservations
 
 __all__ = ["LayeredDisk"]
 
+log = logging.getLogger(__name__)
+
+CHUNK: Final = 1 << 20
+"""Bytes that a cache is given at once."""
+SPAN: Final = 1 << 22
+"""Sectors whose layers are looked up at once."""
+
+
+class _Part(NamedTuple):
+    """Sectors, the layer that shows them, and the caches above it that lack them."""
+
+    sector: int
+    run: int
+    layer: Layer
+    missed: tuple[CacheLayer, ...]
+
 
 class LayeredDisk(Disk):
     """`layers`, top first. Its size is the top layer's; what no layer holds reads zero.
 
     A lower layer shows at most as many sectors as the disk ever had while it was part of it: what
-    a shrink cut off does not come back when the disk grows.
+    a shrink cut off does not come back when the disk grows. Nobody else may write to the layers.
 
-    Raises `DiskOpenError` if there are no layers, if their sector sizes differ, or if the disk
-    should be writable and the top layer is not.
+    Raises `LayerError` if the layers make no disk, or if it should be writable and cannot be.
     """
 
     kind = "layered"
 
-    def __init__(self, layers: Sequence[Layer], *, read_only: bool = False) -> None:
+    def __init__(self, layers: Sequence[Layer | Place], *, read_only: bool = False) -> None:
         super().__init__()
-        if not layers:
-            raise DiskOpenError("a layered disk without layers")
-        top = layers[0]
-        for number, layer in enumerate(layers):
-            if layer.sector_size != top.sector_size:
-                raise DiskOpenError(
-                    f"layer {number} ({layer.kind}) has sectors of {layer.sector_size} bytes, "
-                    f"the top layer has {top.sector_size}"
-                )
-        if top.read_only and not read_only:
-            raise DiskOpenError("the top layer is read-only", "open the disk read-only")
-        self.layers = tuple(layers)
+        places = [layer if isinstance(layer, Place) else Place(layer) for layer in layers]
+        stack.check(places, read_only)
+        written = stack.written(places)
+        top = written[0]
         self.sector_size = top.sector_size
         self.physical_sector_size = top.physical_sector_size
         self.read_only = read_only
-        self.volatile_cache = top.volatile_cache
-        self.persistent = top.persistent
-        self.unmap_behaviour = top.unmap_behaviour
-        self.optimal_unmap_sectors = top.optimal_unmap_sectors
-        self.disk_id = next((layer.disk_id for layer in layers if layer.disk_id), None)
+        self.volatile_cache = any(layer.volatile_cache for layer in written)
+        self.persistent = any(layer.persistent for layer in written)
+        self.unmap_behaviour = stack.unmap_behaviour(written)
+        self.optimal_unmap_sectors = max(layer.optimal_unmap_sectors for layer in written)
+        self.disk_id = next((place.layer.disk_id for place in places if place.layer.disk_id), None)
         self._shift = self.sector_size.bit_length() - 1
-        self._visible = [layer.sector_count for layer in layers]
-        self._show_at_most(top.sector_count)
-        top.on_resize(self._top_resized)
-        if not read_only:
-            self.write = top.write  # type: ignore[method-assign]
-            self.flush = top.flush  # type: ignore[method-assign]
+
+        self._active = 0  # changes under way
+        self._changes = 0  # that have ever begun
+        self._quiet = Lock()
+        self._idle: Promise[None] | None = None  # who wants no change under way
+        self._gate: list[Promise[None]] | None = None  # the changes that wait for it
+
+        self._visible = [place.layer.sector_count for place in places]
+        self._arrangement = 0
+        self._failed_caches: set[CacheLayer] = set()
+        self._arrange(tuple(places))
+        self._leave_top = top.on_resize(self._top_resized)
 
     @classmethod
-    def over(cls, top: Layer, below: Disk, *, read_only: bool = False) -> LayeredDisk:
+    def over(
+        cls,
+        top: Layer | Place,
+        below: Disk,
+        *,
+        read_only: bool = False,
+        write_through: bool = False,
+    ) -> LayeredDisk:
         """`top` over `below`, or over the layers of `below` if it is layered itself."""
         if not isinstance(below, LayeredDisk):
             return cls([top, DiskLayer(below)], read_only=read_only)
-        disk = cls([top, *below.layers], read_only=read_only)
+        disk = cls([top, *_not_written(below._places)], read_only=read_only)
+        below._leave_top()
         disk._visible[1:] = below._visible
-        disk._show_at_most(top.sector_count)
+        disk._arrange(disk._places)
         return disk
+
+    def _arrange(self, places: tuple[Place, ...]) -> None:
+        """Take `places`, of which `_visible` sectors show, and find out who changes and who not."""
+        self._places = places
+        self.layers: Sequence[Layer] = tuple(place.layer for place in places)
+        """The layers, top first."""
+        visible = self._visible
+        self.sector_count = visible[0] = self.layers[0].sector_count
+        for number in range(1, len(visible)):
+            visible[number] = min(visible[number - 1 : number + 1])
+        self._written = stack.written(places)
+        # The guest was told once what an unmap does, and whether a write is stable. Of two layers
+        # neither may keep what the other drops.
+        self._must_zero = stack.unmap_behaviour(self._written) is not Unmap.ZEROES and (
+            self.unmap_behaviour is Unmap.ZEROES or len(self._written) > 1
+        )
+        volatile = any(layer.volatile_cache for layer in self._written)
+        self._stable = volatile and not self.volatile_cache
+        caches = [number for number, place in enumerate(places) if place.read_cache]
+        self._writes_to_caches = bool(caches) and caches[0] < len(self._written)
+        changing = max(len(self._written), *(number + 1 for number in caches), 1)
+        self._changing = list(zip(places[:changing], visible[:changing], strict=True))
+        self._frozen = MergedIndex(self.layers[changing:], visible[changing:])
+        self._top_runs, self._top_read = self.layers[0].runs, self.layers[0].read
+        self._is_plain = changing == 1 and not caches
+        for number, layer in enumerate(self._written, 1):
+            layer.stand_on(partial(self._read_from, number))
+        self._arrangement += 1
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -79,94 +143,290 @@ class LayeredDisk(Disk):
             raise IllegalBlock(sector, count, self.sector_count)
         if not count:
             return
-        for runs_of, read, visible in self._sources:  # most reads have one layer as their source
-            if sector + count > visible:
-                break
-            runs = runs_of(sector, count)
-            if len(runs) > 1:
-                break
-            if runs[0][2]:
-                await read(sector, buffers)
-                return
-        for start, run, layer in self._owners(sector, count):
-            part = cut(
-                buffers, (start - sector) << self._shift, (start - sector + run) << self._shift
-            )
-            if layer is None:
-                zero(part)
-            else:
-                await layer.read(start, part)
+        if self._is_plain:  # most reads have one layer as their source
+            runs = self._top_runs(sector, count)
+            if len(runs) == 1:
+                if runs[0][2]:
+                    await self._top_read(sector, buffers)
+                    return
+                if layer := self._frozen.owner(sector, count):
+                    await layer.read(sector, buffers)
+                    return
+        await self._read_from(0, sector, buffers)
 
-    def _owners(
-        self, sector: int, count: int, first: int = 0
-    ) -> list[tuple[int, int, Layer | None]]:
-        """Which layer from `first` on shows each part of the range; None where none does."""
-        owners: list[tuple[int, int, Layer | None]] = []
-        open_runs = [(sector, count)]
-        for layer, visible in zip(self.layers[first:], self._visible[first:], strict=True):
-            missing = []
-            for start, run in open_runs:
+    async def _read_from(self, first: int, sector: int, buffers: Buffers) -> None:
+        """Fill `buffers` with what the layers from `first` on show."""
+        parts = await self._parts(sector, byte_length(buffers) >> self._shift, first)
+        if len(parts) == 1:
+            await self._read_part(parts[0], buffers)
+            return
+        await together(
+            self._read_part(
+                part,
+                cut(
+                    buffers,
+                    (part.sector - sector) << self._shift,
+                    (part.sector - sector + part.run) << self._shift,
+                ),
+            )
+            for part in parts
+        )
+
+    async def _parts(self, sector: int, count: int, first: int = 0) -> list[_Part]:
+        """The range, by what the layers from `first` on show, in order."""
+        parts: list[_Part] = []
+        missing: list[tuple[int, int, tuple[CacheLayer, ...]]] = [(sector, count, ())]
+        for place, visible in self._changing[first:]:
+            asked, missing = missing, []
+            for start, run, missed in asked:
                 seen = max(0, min(run, visible - start))
                 if seen < run:
-                    owners.append((start + seen, run - seen, None))
-                for at, size, present in layer.runs(start, seen) if seen else ():
+                    parts.append(_Part(start + seen, run - seen, NOTHING, ()))
+                further = missed
+                if place.read_cache and isinstance(place.layer, CacheLayer):
+                    further = (*missed, place.layer)
+                for at, size, present in await find_runs(place.layer, start, seen):
                     if present:
-                        owners.append((at, size, layer))
+                        parts.append(_Part(at, size, place.layer, missed))
                     else:
-                        missing.append((at, size))
-            open_runs = missing
-        return owners + [(start, run, None) for start, run in open_runs]
+                        missing.append((at, size, further))
+        for start, run, missed in missing:
+            for at, size, layer in await self._frozen.owners(start, run):
+                parts.append(_Part(at, size, layer, () if layer is NOTHING else missed))
+        parts.sort()
+        return parts
+
+    async def _read_part(self, part: _Part, buffers: Buffers) -> None:
+        if part.missed:
+            await self._read_missed(part, buffers)
+        else:
+            await part.layer.read(part.sector, buffers)
+
+    async def _read_missed(self, part: _Part, buffers: Buffers) -> None:
+        """Read what caches lack, and give it to them: not from `buffers`, which the guest may have
+        changed by then.
+        """
+        still_right = self._arrangement, self._changes, self._active
+        for first in range(0, part.run << self._shift, CHUNK):
+            wanted = cut(buffers, first, min(first + CHUNK, part.run << self._shift))
+            bounce = memoryview(bytearray(byte_length(wanted)))
+            sector = part.sector + (first >> self._shift)
+            await part.layer.read(sector, [bounce])
+            scatter(wanted, bounce)
+            for cache in part.missed:
+                # What a resize has cut off, or a change has dropped since, must not come back.
+                if self._arrangement != still_right[0]:
+                    return
+                if self._writes_to_caches and still_right[1:] != (self._changes, 0):
+                    return
+                await self._put(cache, sector, bounce)
+
+    async def _put(self, cache: CacheLayer, sector: int, data: memoryview) -> None:
+        try:
+            await cache.put(sector, [data])
+        except DiskError as error:
+            log.log(
+                logging.DEBUG if cache in self._failed_caches else logging.WARNING,
+                "%s: what was read is not kept: %s",
+                cache.kind,
+                error,
+            )
+            self._failed_caches.add(cache)
 
     async def extents(self, sector: int, count: int) -> list[Extent]:
         """What the layers hold that show."""
         self.check_range(sector, count)
         found: list[Extent] = []
-        for start, run, layer in sorted(self._owners(sector, count)) if count else ():
-            if layer is None:
-                found.append(Extent(start, run, allocated=False, zero=True))
-            else:
-                part = await layer.extents(start, run)
-                found += part
-                if sum(extent.count for extent in part) < run:
-                    break
-            if len(found) >= MOST_EXTENTS:
+        for part in await self._parts(sector, min(count, SPAN)) if count else ():
+            extents = await part.layer.extents(part.sector, part.run)
+            found += extents
+            if sum(extent.count for extent in extents) < part.run or len(found) >= MOST_EXTENTS:
                 break
         return found
 
     # -- changing --------------------------------------------------------------------------------
 
     async def write(self, sector: int, buffers: Buffers, fua: bool = False) -> None:
-        """The top layer's write, unless the disk is read-only."""
-        self.check_range(sector, sum(map(len, buffers)) >> self._shift)
-        raise ReadOnly(self.kind)
+        """Write to the top layer, and on through those that write through."""
+        if self.read_only:
+            self._check_change(sector, byte_length(buffers) >> self._shift)
+        if self._gate is not None:
+            await self._turn()
+        self._begin()
+        try:
+            await self._written[0].write(sector, buffers, fua or self._stable)
+            for number in range(1, len(self._written)):
+                await self._write_lower(number, sector, buffers, fua or self._stable)
+        finally:
+            self._end()
+
+    async def _write_lower(self, number: int, sector: int, buffers: Buffers, fua: bool) -> None:
+        seen = self._visible[number] - sector << self._shift
+        if seen > 0:
+            await self._written[number].write(sector, cut(buffers, 0, seen), fua)
 
     async def flush(self) -> None:
-        """The top layer's flush: no other layer is written."""
+        """Flush every layer that is written, the lowest first: what an upper one has dropped in its
+        favour must be there.
+        """
+        if self.read_only:
+            return
+        if self._gate is not None:
+            await self._turn()
+        self._begin()
+        try:
+            await self._flush()
+        finally:
+            self._end()
+
+    async def _flush(self) -> None:
+        for layer in reversed(self._written):
+            await layer.flush()
 
     async def unmap(self, sector: int, count: int) -> None:
-        """Unmap in the top layer."""
-        for start, run, next_is_zero in self._changes(sector, count):
-            await self.layers[0].unmap(start, run, next_is_zero)
+        """Unmap in the layers that are written; one that promised zeroes gives them."""
+        if self._must_zero and self.unmap_behaviour is not Unmap.IGNORED:
+            await self.write_zeroes(sector, count, unmap=True)
+            return
+        await self._change(
+            sector,
+            0 if self.unmap_behaviour is Unmap.IGNORED else count,
+            lambda layer, start, run, next_is_zero: layer.unmap(start, run, next_is_zero),
+        )
 
     async def write_zeroes(
         self, sector: int, count: int, fua: bool = False, unmap: bool = False
     ) -> None:
-        """Zero in the top layer."""
-        for start, run, next_is_zero in self._changes(sector, count):
-            await self.layers[0].write_zeroes(start, run, fua, unmap, next_is_zero)
+        """Zero in the layers that are written."""
+        await self._change(
+            sector,
+            count,
+            lambda layer, start, run, next_is_zero: layer.write_zeroes(
+                start, run, fua or self._stable, unmap, next_is_zero
+            ),
+        )
 
-    def _changes(self, sector: int, count: int) -> list[tuple[int, int, bool]]:
-        """The range cut where the layers below begin or cease to show something."""
+    async def _change(
+        self, sector: int, count: int, change: Callable[[Layer, int, int, bool], Operation]
+    ) -> None:
+        """Change the range in each layer that is written, the lowest first: what an upper one drops
+        must be zero below by then.
+        """
+        if self._gate is not None:
+            await self._turn()
+        self._check_change(sector, count)
+        self._begin()
+        try:
+            for number in reversed(range(len(self._written))):
+                seen = min(count, self._visible[number] - sector)
+                async for start, run, next_is_zero in self.spans(sector, seen, number + 1):
+                    await change(self._written[number], start, run, next_is_zero)
+            if self._stable:
+                await self._flush()
+        finally:
+            self._end()
+
+    def _check_change(self, sector: int, count: int) -> None:
         self.check_range(sector, count)
         if self.read_only:
             raise ReadOnly(self.kind)
-        changes: list[tuple[int, int, bool]] = []
-        for start, run, layer in sorted(self._owners(sector, count, first=1) if count else ()):
-            if changes and changes[-1][2] == (layer is None):
-                changes[-1] = (changes[-1][0], changes[-1][1] + run, changes[-1][2])
-            else:
-                changes.append((start, run, layer is None))
-        return changes
+
+    async def spans(
+        self, sector: int, count: int, below: int
+    ) -> AsyncIterator[tuple[int, int, bool]]:
+        """The range, cut by whether the layers from number `below` on read zero, which it says."""
+        start, run, empty = sector, 0, True
+        for base in range(sector, sector + count, SPAN):
+            for part in await self._parts(base, min(SPAN, sector + count - base), below):
+                if run and empty != (part.layer is NOTHING):
+                    yield start, run, empty
+                    start, run = part.sector, 0
+                empty = part.layer is NOTHING
+                run += part.run
+        if run:
+            yield start, run, empty
+
+    # -- turns -----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        """``async with disk.quiet():`` no change is under way; what comes waits. Reads go on."""
+        async with self._quiet:
+            self._gate = []
+            try:
+                if self._active:
+                    self._idle = Promise()
+                    await self._idle
+                yield
+            finally:
+                waiting, self._gate, self._idle = self._gate, None, None
+                for turn in waiting:
+                    turn.give(None)
+
+    async def _turn(self) -> None:
+        while self._gate is not None:
+            turn = Promise[None]()
+            self._gate.append(turn)
+            await turn
+
+    def _begin(self) -> None:
+        self._active += 1
+        self._changes += 1
+
+    def _end(self) -> None:
+        self._active -= 1
+        if self._idle is not None and not self._active:
+            self._idle.give(None)
+
+    # -- layers that come and go -----------------------------------------------------------------
+
+    async def push(self, top: Layer) -> None:
+        """Put `top` over the layers, which are flushed and never written again.
+
+        Operations under way end first; those that come wait for that.
+
+        Raises `InvalidInput` if it does not fit, and what the flush raises: then nothing happened.
+        """
+        async with self.quiet():
+            reason = self._misfit(top)
+            if reason:
+                raise InvalidInput(f"{top.kind}: {reason}")
+            await self._flush()
+            self._leave_top()
+            self._visible = [top.sector_count, *self._visible]
+            self._arrange((Place(top), *_not_written(self._places)))
+            self._leave_top = top.on_resize(self._top_resized)
+
+    def _misfit(self, top: Layer) -> str:
+        if self.read_only or top.read_only:
+            return "a disk that is read-only needs no layer for writes"
+        if (top.sector_size, top.sector_count) != (self.sector_size, self.sector_count):
+            return (
+                f"{top.sector_count} sectors of {top.sector_size} bytes over a disk of "
+                f"{self.sector_count} of {self.sector_size}"
+            )
+        if self.persistent and not top.persistent:
+            return "would lose what the disk has promised to keep"
+        return ""
+
+    def write_through_top(self, through: bool) -> None:
+        """Whether from now on writes go to the second layer too. Only while it is `quiet`."""
+        top, *rest = self._places
+        self._arrange((Place(top.layer, top.read_cache, through), *rest))
+
+    def pop(self) -> None:
+        """Leave out the top layer: the second is the top. Only while it is `quiet`.
+
+        Reads under way may still use the old top; it is closed when nobody holds it any more.
+        """
+        self._leave_top()
+        del self._visible[0]
+        self._arrange(self._places[1:])
+        self._leave_top = self.layers[0].on_resize(self._top_resized)
+
+    def seen(self, number: int) -> int:
+        """How many sectors of layer `number` show."""
+        return self._visible[number]
 
     # -- size ------------------------------------------------------------------------------------
 
@@ -174,24 +434,21 @@ class LayeredDisk(Disk):
         """Resize the top layer."""
         if self.read_only:
             raise ReadOnly(self.kind)
-        await self.layers[0].resize(sector_count)
+        if self._gate is not None:
+            await self._turn()
+        self._begin()
+        try:
+            await self.layers[0].resize(sector_count)
+        finally:
+            self._end()
 
     async def refresh(self) -> None:
         """Look at the top layer's medium again."""
         await self.layers[0].refresh()
 
     def _top_resized(self, sector_count: int) -> None:
-        self._show_at_most(sector_count)
+        self._arrange(self._places)
         self._resized()
-
-    def _show_at_most(self, sector_count: int) -> None:
-        self.sector_count = self._visible[0] = sector_count
-        for number in range(1, len(self._visible)):
-            self._visible[number] = min(self._visible[number - 1 : number + 1])
-        self._sources = [
-            (layer.runs, layer.read, visible)
-            for layer, visible in zip(self.layers, self._visible, strict=True)
-        ]
 
     # -- the rest --------------------------------------------------------------------------------
 
@@ -220,3 +477,8 @@ class LayeredDisk(Disk):
         """Close every layer."""
         for layer in self.layers:
             layer.close()
+
+
+def _not_written(places: Sequence[Place]) -> list[Place]:
+    """The same under another layer that takes the writes."""
+    return [Place(place.layer, place.read_cache) for place in places]

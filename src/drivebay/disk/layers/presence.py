@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from typing import Final
 
 __all__ = ["Run", "SectorSet"]
@@ -52,6 +53,16 @@ class SectorSet:
         if state is not None:
             runs.append((started, end - started, state))
         return runs
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """All that is present, as first sectors and counts, in order, cut at regions."""
+        for number in sorted(self._regions):
+            edges, base = self._regions[number], number << SHIFT
+            for start, end in zip(edges[::2], edges[1::2], strict=True):
+                yield base + start, end - start
+
+    def __bool__(self) -> bool:
+        return bool(self._regions)
 
     def add(self, sector: int, count: int) -> None:
         """Make the range present."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from drivebay.disk.backends.ram import RamDisk
-from drivebay.disk.contract import Buffers, Disk, byte_length
+from drivebay.disk.buffers import cut
+from drivebay.disk.contract import Buffers, Disk, Operation, byte_length
 from drivebay.disk.filters.base import Filter
-from drivebay.disk.layers.layer import Layer
+from drivebay.disk.layers.layer import CacheLayer
 from drivebay.disk.layers.presence import Run, SectorSet
+from drivebay.suspend import DONE
 
 __all__ = ["RamLayer"]
 
 
-class RamLayer(Filter, Layer):
+class RamLayer(Filter, CacheLayer):
     """A sparse RAM disk of `size` bytes, and the set of sectors that were written to it.
 
     Unmapped sectors read zero: they are dropped where everything below reads zero too, and else
@@ -34,11 +36,31 @@ class RamLayer(Filter, Layer):
         """What was written is present."""
         return self._held.runs(sector, count)
 
-    async def write(self, sector: int, buffers: Buffers, fua: bool = False) -> None:
+    @property
+    def held(self) -> Iterator[tuple[int, int]]:
+        """All that is present, as first sectors and counts, in order."""
+        return self._held.ranges()
+
+    def write(self, sector: int, buffers: Buffers, fua: bool = False) -> Operation:
         """Write, then show it."""
-        await self.below.write(sector, buffers, fua)
-        if length := byte_length(buffers):
-            self._held.add(sector, length >> self._shift)
+        operation = self.below.write(sector, buffers, fua)
+        if operation is DONE:
+            self._held.add(sector, byte_length(buffers) >> self._shift)
+            return DONE
+        return self._show_after(operation, sector, byte_length(buffers) >> self._shift)
+
+    async def _show_after(self, operation: Operation, sector: int, count: int) -> None:
+        await operation
+        if count:
+            self._held.add(sector, count)
+
+    async def put(self, sector: int, buffers: Buffers) -> None:
+        """Write what is absent. So little is written at once: nobody comes between."""
+        self.below.check_range(sector, byte_length(buffers) >> self._shift)
+        for start, count, present in self._held.runs(sector, byte_length(buffers) >> self._shift):
+            if not present:
+                first = (start - sector) << self._shift
+                await self.write(start, cut(buffers, first, first + (count << self._shift)))
 
     async def unmap(self, sector: int, count: int, next_is_zero: bool = True) -> None:
         """Free the memory, then drop the sectors or show that they are zero."""
