@@ -1,8 +1,8 @@
 """Disks described as JSON or TOML: the tree of a spec with its fields by name.
 
 A description is an object: ``kind``, and what the kind's form shows. Words in capitals are fields,
-in small letters: ``PATH`` is ``path``. ``[;name]`` is a boolean, ``[;name=N]`` a value. A disk is an
-object again, or a spec::
+in small letters: ``PATH`` is ``path``. ``[;name]`` is a boolean, ``[;name=N]`` a value. A disk is
+an object again, or a spec::
 
     {"kind": "memdiff", "disk": {"kind": "file", "path": "base.img", "cache": "none"}}
 

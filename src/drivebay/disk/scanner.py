@@ -63,8 +63,8 @@ class Kind:
 
     name: str
     form: str
-    """How it is written, as in ``mem:SIZE[;sector=N]``; `drivebay.disk.described` takes the names of
-    its fields from here.
+    """How it is written, as in ``mem:SIZE[;sector=N]``. `drivebay.disk.described` takes the names
+    of its fields from here.
     """
     parse: Callable[[Scanner], Opener]
 
