@@ -418,7 +418,7 @@ class FdDisk(Disk):
             raise self._failed(error, "find holes of") from error
 
     @property
-    def allocated_bytes(self) -> int:
+    def allocated_bytes(self) -> int | None:
         """Bytes the file system holds for the file."""
         return os.fstat(self._fd).st_blocks * 512
 

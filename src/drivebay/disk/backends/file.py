@@ -15,9 +15,9 @@ from drivebay.disk.backends.fd import NOT_SUPPORTED, FdDisk, check_size
 from drivebay.disk.backends.linux import KEEP_SIZE, PUNCH_HOLE, fallocate, file_system
 from drivebay.disk.buffers import aligned
 from drivebay.disk.contract import MAX_SECTOR_SIZE
-from drivebay.disk.errors import DiskOpenError, InvalidInput
+from drivebay.disk.errors import DiskOpenError
 
-__all__ = ["CACHE_MODES", "CacheMode", "FileDisk"]
+__all__ = ["CACHE_MODES", "CacheMode", "FileDisk", "Limits", "wrong_type"]
 
 
 class CacheMode(NamedTuple):
@@ -48,8 +48,17 @@ CONSISTENT_READ, WRITE, RESIZE = 0, 1, 3
 FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, process
 
 
+class Limits(NamedTuple):
+    """What the medium says of itself. Sizes in bytes."""
+
+    sector_size: int
+    block_size: int
+    can_unmap: bool
+    memory: bool = False
+
+
 class FileDisk(FdDisk):
-    """The file or block device at `path`, locked against other writers while it is open.
+    """The file at `path`, locked against other writers while it is open.
 
     `cache` names one of `CACHE_MODES`. With `create` a missing file is made with that many bytes,
     and an existing one must have exactly as many: what it holds is never cut off.
@@ -66,7 +75,7 @@ class FileDisk(FdDisk):
         *,
         cache: str = "writeback",
         create: int | None = None,
-        sector_size: int = 512,
+        sector_size: int | None = None,
         read_only: bool = False,
         ragged: bool = False,
     ) -> None:
@@ -77,15 +86,16 @@ class FileDisk(FdDisk):
         mode = CACHE_MODES[cache]
         self.path, self.cache = path, cache
         if create is not None and not read_only:
-            _create(path, create, sector_size)
+            _create(path, create, sector_size or 512)
         fd = _open(path, read_only, mode.direct)
         self._fd = fd  # whatever goes wrong now, `close` closes it
         try:
-            status = os.fstat(fd)
-            self._is_file = _check_type(path, status.st_mode)
+            self._check_type(os.fstat(fd).st_mode)
             _lock(fd, path, read_only)
             size = os.lseek(fd, 0, os.SEEK_END)
             _check_created(path, size, create)
+            limits = self._limits(size, sector_size, read_only)
+            sector_size = limits.sector_size
             if mode.direct:
                 _check_direct(fd, path, sector_size)
             if ragged:
@@ -95,13 +105,13 @@ class FileDisk(FdDisk):
                 path,
                 size,
                 sector_size=sector_size,
-                block_size=_power_of_two(status.st_blksize),
+                block_size=limits.block_size,
                 read_only=read_only,
-                memory=self._is_file and file_system(fd) in IN_MEMORY,
+                memory=limits.memory,
                 direct=mode.direct,
                 write_cache=mode.write_cache,
                 syncs=mode.syncs,
-                can_punch=self._is_file and not read_only and _can_punch(fd, size),
+                can_punch=limits.can_unmap and not read_only,
                 ragged=ragged,
             )
         except OSError as error:
@@ -110,14 +120,26 @@ class FileDisk(FdDisk):
         except DiskOpenError:
             self.close()
             raise
-        real = os.path.realpath(path)
-        self.disk_id = hashlib.sha256(b"drivebay file " + os.fsencode(real)).digest()[:16]
+        self.disk_id = hashlib.sha256(self._identity()).digest()[:16]
 
-    async def resize(self, sector_count: int) -> None:
-        """Truncate or extend the file. Raises `InvalidInput` for a block device."""
-        if not self._is_file:
-            raise InvalidInput(f"{self.path}: a block device cannot be resized")
-        await super().resize(sector_count)
+    def _check_type(self, mode: int) -> None:
+        if stat.S_ISREG(mode):
+            return
+        if stat.S_ISBLK(mode):
+            raise DiskOpenError(f"{self.path}: is a block device", f"write block:{self.path}")
+        raise wrong_type(self.path, mode, "a disk is a file or a block device")
+
+    def _limits(self, size: int, sector_size: int | None, read_only: bool) -> Limits:
+        return Limits(
+            sector_size or 512,
+            _power_of_two(os.fstat(self._fd).st_blksize),
+            can_unmap=not read_only and _can_punch(self._fd, size),
+            memory=file_system(self._fd) in IN_MEMORY,
+        )
+
+    def _identity(self) -> bytes:
+        """What tells this disk from any other."""
+        return b"drivebay file " + os.fsencode(os.path.realpath(self.path))
 
     @property
     def details(self) -> dict[str, str | int | bool]:
@@ -175,13 +197,16 @@ def _cannot_open(path: str, error: OSError, makes: bool = True) -> DiskOpenError
     return DiskOpenError(f"{path}: {error.strerror}", hint)
 
 
-def _check_type(path: str, mode: int) -> bool:
-    """Whether it is a regular file; a block device is not, and anything else is refused."""
-    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
-        return stat.S_ISREG(mode)
-    names = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a character device"}
+def wrong_type(path: str, mode: int, hint: str) -> DiskOpenError:
+    """The error for what `path` is, going by the `mode` of its status."""
+    names = {
+        stat.S_IFREG: "a file",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFCHR: "a character device",
+    }
     what = names.get(stat.S_IFMT(mode), "something else")
-    raise DiskOpenError(f"{path}: is {what}", "a disk is a file or a block device")
+    return DiskOpenError(f"{path}: is {what}", hint)
 
 
 def _lock(fd: int, path: str, read_only: bool) -> None:

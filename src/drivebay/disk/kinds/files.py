@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import stat
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,10 +36,18 @@ def _mem(scanner: Scanner) -> Opener:
 
 def _file(scanner: Scanner) -> Opener:
     """``file:PATH[;direct][;cache=MODE][;create=SIZE][;sector=N]``."""
+    return FileOpener(*_path(scanner, create=Scanner.size))
+
+
+def _block(scanner: Scanner) -> Opener:
+    """``block:PATH[;direct][;cache=MODE][;sector=N]``."""
+    return FileOpener(*_path(scanner), device=True)
+
+
+def _path(scanner: Scanner, **more: Callable[[Scanner], Any]) -> tuple[str, dict[str, Any]]:
+    """A path and what belongs to it."""
     path = scanner.word("a path")
-    options = scanner.options(
-        {"direct": None, "cache": _cache_mode, "create": Scanner.size, "sector": sector_size}
-    )
+    options = scanner.options({"direct": None, "cache": _cache_mode, **more, "sector": sector_size})
     values = {name: option.value for name, option in options.items()}
     if values.pop("direct", False):
         if "cache" in values:
@@ -45,34 +56,38 @@ def _file(scanner: Scanner) -> Opener:
         values["cache"] = "none"
     if "sector" in values:
         values["sector_size"] = values.pop("sector")
-
-    return FileOpener(path, values)
+    return path, values
 
 
 @dataclass(frozen=True)
 class FileOpener:
-    """Opens the file at `path` with `options`."""
+    """Opens the file or block device at `path` with `options`; a `device` is always one."""
 
     path: str
     options: Mapping[str, Any]
+    device: bool = False
 
     def __call__(self, read_only: bool, ragged: bool = False) -> Disk:
         """Open it; an image may be `ragged`, which is to end in the middle of a sector."""
+        if self.device or _is_device(self.path):
+            from drivebay.disk.backends.block import BlockDisk
+
+            return BlockDisk(self.path, read_only=read_only, **self.options)
         from drivebay.disk.backends.file import FileDisk
 
         return FileDisk(self.path, read_only=read_only, ragged=ragged, **self.options)
 
 
+def _is_device(path: str) -> bool:
+    with suppress(OSError, ValueError):
+        return stat.S_ISBLK(os.stat(path).st_mode)
+    return False
+
+
 def _iso(scanner: Scanner) -> Opener:
     """``iso:PATH``: what is always read-only, in sectors of 2048 bytes."""
-    path = scanner.word("a path")
-
-    def opener(read_only: bool) -> Disk:
-        from drivebay.disk.backends.file import FileDisk
-
-        return FileDisk(path, read_only=True, sector_size=2048)
-
-    return opener
+    image = FileOpener(scanner.word("a path"), {"sector_size": 2048})
+    return lambda read_only: image(read_only=True)
 
 
 def _cache_mode(scanner: Scanner) -> str:
@@ -88,5 +103,6 @@ FILE: Final = Kind("file", "file:PATH[;direct][;cache=MODE][;create=SIZE][;secto
 KINDS: Final = (
     Kind("mem", "mem:SIZE[;sector=N]", _mem),
     FILE,
+    Kind("block", "block:PATH[;direct][;cache=MODE][;sector=N]", _block),
     Kind("iso", "iso:PATH", _iso),
 )
