@@ -1,7 +1,7 @@
 """A disk in a block device of Linux, whose limits are in sysfs.
 
-Documentation/ABI/stable/sysfs-block in the kernel's tree has their meaning. Reads and writes are those of a file. A discard may leave what was there; zeroes are written by the
-device itself where it can.
+Documentation/ABI/stable/sysfs-block in the kernel's tree has their meaning. Reads and writes are
+those of a file. A discard may leave what was there; zeroes are written by the device where it can.
 """
 
 from __future__ import annotations

@@ -47,4 +47,35 @@ def _blob(scanner: Scanner) -> Opener:
     return opener
 
 
-KINDS: Final = (Kind("blob", "blob:FORMAT:URL", _blob),)
+def _rbd(scanner: Scanner) -> Opener:
+    """``rbd:IMAGE[;conf=PATH][;user=NAME]``, IMAGE being ``POOL[/NAMESPACE]/NAME[@SNAPSHOT]``."""
+    start = scanner.position
+    where, _, snapshot = scanner.word("POOL/IMAGE").partition("@")
+    names = where.split("/")
+    if len(names) not in (2, 3) or not all(names):
+        raise scanner.error("POOL/IMAGE or POOL/NAMESPACE/IMAGE", start)
+    options = scanner.options(
+        {"conf": lambda value: value.word("a path"), "user": lambda value: value.word("a name")}
+    )
+    values = {name: option.value for name, option in options.items()}
+
+    def opener(read_only: bool) -> Disk:
+        from drivebay.disk.backends.rbd import RbdDisk
+
+        namespace = names[1] if len(names) == 3 else ""
+        return RbdDisk(
+            names[0],
+            names[-1],
+            namespace=namespace,
+            snapshot=snapshot or None,
+            read_only=read_only,
+            **values,
+        )
+
+    return opener
+
+
+KINDS: Final = (
+    Kind("blob", "blob:FORMAT:URL", _blob),
+    Kind("rbd", "rbd:IMAGE[;conf=PATH][;user=NAME]", _rbd),
+)
