@@ -7,7 +7,10 @@ awaits a `Suspension`; whoever drives the coroutine calls its `begin` and resume
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -24,6 +27,7 @@ __all__ = [
     "blocking",
     "perform",
     "run",
+    "sleep",
     "together",
 ]
 
@@ -155,6 +159,50 @@ class Promise(Suspension[T]):
         with self._meeting:
             self.abandoned = self._given is None
         return self.abandoned
+
+
+class _Clock:
+    """One thread, from the first wait on, that keeps promises when they are due."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[float, int, Promise[None]]] = []
+        self._order = itertools.count()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def at(self, due: float, promise: Promise[None]) -> None:
+        with self._changed:
+            heapq.heappush(self._due, (due, next(self._order), promise))
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="drivebay-clock", daemon=True
+                )
+                self._thread.start()
+            elif self._due[0][2] is promise:
+                self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                now = time.monotonic()
+                while not self._due or self._due[0][0] > now:
+                    self._changed.wait(self._due[0][0] - now if self._due else None)
+                    now = time.monotonic()
+                _, _, promise = heapq.heappop(self._due)
+            promise.give(None)
+
+
+_CLOCK: Final = _Clock()
+
+
+def sleep(seconds: float) -> Promise[None]:
+    """What ends in `seconds`, from now; it can be given up at any time.
+
+    Of an engine's timers none ends a wait of less than a millisecond; this does.
+    """
+    promise = Promise[None]()
+    _CLOCK.at(time.monotonic() + seconds, promise)
+    return promise
 
 
 class Lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,16 @@ from drivebay.disk.conformance import Check, Factory, check_filter, checks
 from drivebay.disk.contract import Buffers, Disk
 from drivebay.disk.errors import DiskOpenError
 from drivebay.disk.filters.base import FORWARDED, Filter
+from drivebay.disk.filters.cache import Cache
+from drivebay.disk.filters.crypt import Crypt
+from drivebay.disk.filters.delay import Delay
+from drivebay.disk.filters.guarded import Guarded
+from drivebay.disk.filters.latency import Fixed
+from drivebay.disk.filters.prwrap import Prwrap
+from drivebay.disk.filters.record import Record
 from drivebay.disk.filters.stop_on_error import StopOnError
+from drivebay.disk.filters.striped import Striped
+from drivebay.disk.filters.throttle import Limits, Throttle
 from drivebay.disk.layers.disk import DiskLayer
 from drivebay.disk.layers.layered import LayeredDisk
 from drivebay.disk.layers.ram import RamLayer
@@ -77,6 +87,28 @@ def layer_alone(path: Path, sector_size: int) -> RamLayer:
     return RamLayer(SECTORS * sector_size, sector_size=sector_size)
 
 
+def crypt(below: Disk) -> Crypt:
+    return Crypt(below, bytes(range(64)))
+
+
+def cached(mode: str) -> Make:
+    return lambda path, sector_size: Cache(ram(path, sector_size), mode)
+
+
+def guarded(below: Disk) -> Guarded:
+    return Guarded(below, Prwrap(below).reservations.of(b"host", 1))
+
+
+def recorded(below: Disk) -> Record:
+    with tempfile.TemporaryDirectory() as folder:
+        return Record(below, f"{folder}/log")  # which needs no name once it is open
+
+
+def striped(path: Path, sector_size: int) -> Striped:
+    disks = [RamDisk(10 * sector_size, sector_size=sector_size) for _ in range(3)]
+    return Striped(disks, chunk=2 * sector_size)
+
+
 def passing_puppet(path: Path, sector_size: int) -> PuppetDisk:
     return PuppetDisk(ram(path, sector_size), holds=lambda name, sector, count: False)
 
@@ -95,6 +127,15 @@ DISKS: dict[str, Make] = {
     "puppet": passing_puppet,
     "filter": lambda path, size: Filter(ram(path, size)),
     "stop-on-error": lambda path, size: StopOnError(ram(path, size), lambda name, error: True),
+    **{f"cache-{mode}": cached(mode) for mode in CACHE_MODES},
+    "crypt": lambda path, size: crypt(ram(path, size)),
+    "crypt-read-only": lambda path, size: crypt(read_only_layers(path, size)),
+    "delay": lambda path, size: Delay(ram(path, size), Fixed(1e-6)),
+    "guarded": lambda path, size: guarded(ram(path, size)),
+    "prwrap": lambda path, size: Prwrap(ram(path, size)),
+    "record": lambda path, size: recorded(ram(path, size)),
+    "striped": striped,
+    "throttle": lambda path, size: Throttle(ram(path, size), Limits(iops=10**6, bps=10**12)),
 }
 
 
@@ -139,6 +180,13 @@ FILTERS: dict[str, Callable[[Disk], Filter]] = {
     "puppet": lambda below: PuppetDisk(below, holds=lambda name, sector, count: False),
     "recording": RecordingDisk,
     "stop-on-error": lambda below: StopOnError(below, lambda name, error: True),
+    "cache": lambda below: Cache(below, "writethrough"),
+    "crypt": crypt,
+    "delay": lambda below: Delay(below, Fixed(1e-6)),
+    "guarded": guarded,
+    "prwrap": Prwrap,
+    "record": recorded,
+    "throttle": lambda below: Throttle(below, Limits(iops=10**6)),
 }
 
 

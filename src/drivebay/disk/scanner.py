@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Kind", "Node", "Option", "Scanner", "SpecError", "sector_size"]
 
-DEEPEST: Final = 32
+DEEPEST: Final = 128
 UNITS: Final = {"b": 1, "s": 512, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30} | {
     "t": 1 << 40,
     "p": 1 << 50,
@@ -92,6 +92,7 @@ class Scanner:
         self.bare = -1
         """Where the last bare path begins that was opened by its extension."""
         self._disk = disk
+        self._end = len(text)
 
     def error(self, expected: str, at: int | None = None, hint: str = "") -> SpecError:
         """The error for something else than `expected`, here or at character `at`."""
@@ -100,7 +101,12 @@ class Scanner:
     @property
     def next(self) -> str:
         """The next character; empty at the end."""
-        return self.text[self.position : self.position + 1]
+        return self.text[self.position : min(self.position + 1, self._end)]
+
+    @property
+    def rest(self) -> str:
+        """What has not been read."""
+        return self.text[self.position : self._end]
 
     def take(self, character: str) -> bool:
         """Read `character` if it comes next."""
@@ -166,6 +172,25 @@ class Scanner:
             else:
                 raise self.error(f"'=' and a value for {name}")
         return found
+
+    def bracketed(self) -> Node:
+        """Read a disk in brackets, which may hold brackets that match."""
+        if not self.take("["):
+            raise self.error("'[' and a disk")
+        depth = 1
+        for end in range(self.position, self._end):
+            depth += {"[": 1, "]": -1}.get(self.text[end], 0)
+            if not depth:
+                break
+        else:
+            raise self.error("']' after the disk", self._end)
+        outer, self._end = self._end, end
+        node = self.disk()
+        if self.next:
+            raise self.error("the end of the disk")
+        self._end = outer
+        self.position += 1
+        return node
 
     def disk(self) -> Node:
         """Read the disk that stands under this one."""

@@ -86,7 +86,7 @@ def _find(name: str) -> Kind | None:
 def _disk(scanner: Scanner) -> Node:
     """Read a kind and what belongs to it, a bare path, or the name of a description."""
     start = scanner.position
-    head = scanner.text[start:].split(";")[0].split(",")[0]
+    head = scanner.rest.split(";")[0].split(",")[0]
     name, colon, _ = head.partition(":")
     if not head:
         raise scanner.error("a disk such as mem:64M or a path", hint=_kinds_hint())

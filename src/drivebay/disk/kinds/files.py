@@ -14,7 +14,7 @@ from drivebay.disk.scanner import Kind, Opener, Scanner, sector_size
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
 
-__all__ = ["FILE", "KINDS", "FileOpener"]
+__all__ = ["FILE", "KINDS", "FileOpener", "cache_mode"]
 
 
 def _mem(scanner: Scanner) -> Opener:
@@ -47,7 +47,7 @@ def _block(scanner: Scanner) -> Opener:
 def _path(scanner: Scanner, **more: Callable[[Scanner], Any]) -> tuple[str, dict[str, Any]]:
     """A path and what belongs to it."""
     path = scanner.word("a path")
-    options = scanner.options({"direct": None, "cache": _cache_mode, **more, "sector": sector_size})
+    options = scanner.options({"direct": None, "cache": cache_mode, **more, "sector": sector_size})
     values = {name: option.value for name, option in options.items()}
     if values.pop("direct", False):
         if "cache" in values:
@@ -90,7 +90,8 @@ def _iso(scanner: Scanner) -> Opener:
     return lambda read_only: image(read_only=True)
 
 
-def _cache_mode(scanner: Scanner) -> str:
+def cache_mode(scanner: Scanner) -> str:
+    """Read the name of one of QEMU's cache modes."""
     from drivebay.disk.backends.file import CACHE_MODES
 
     start = scanner.position
