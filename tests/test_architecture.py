@@ -77,7 +77,7 @@ def test_no_file_is_over_600_lines() -> None:
 
 
 def test_devices_touch_no_sockets_threads_files_or_clocks() -> None:
-    """Design rule 1. (`threading.Lock` in ring.py is a memory barrier, not a lock.)"""
+    """Design rule 1."""
     forbidden = {"socket", "threading", "time", "random", "select", "subprocess", "os"}
     for room, path in rooms():
         if room in ("controllers", "ata", "scsi"):
@@ -87,5 +87,4 @@ def test_devices_touch_no_sockets_threads_files_or_clocks() -> None:
                     names = {alias.name for alias in node.names}
                 elif isinstance(node, ast.ImportFrom):
                     names = {str(node.module)}
-                allowed = {"threading"} if path.name == "ring.py" else set()
-                assert not names & forbidden - allowed, f"{path} imports {names & forbidden}"
+                assert not names & forbidden, f"{path} imports {names & forbidden}"

@@ -259,6 +259,11 @@ class Engine:
         """Call `callback` when this turn's work is done."""
         self._end_of_turn.append(callback)
 
+    @property
+    def now(self) -> float:
+        """Seconds, by the clock of the timers."""
+        return time.monotonic()
+
     def after(self, seconds: float, callback: Callback) -> Timer:
         """Call `callback` in `seconds`."""
         timer = Timer(callback)

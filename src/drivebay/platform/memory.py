@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import mmap
+import threading
 from bisect import bisect_right
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
-__all__ = ["GuestMemory", "GuestMemoryFault", "Region"]
+__all__ = ["GuestMemory", "GuestMemoryFault", "Region", "barrier"]
 
 _NOTHING = (0, 0, memoryview(b""))
+_fence = threading.Lock()
+
+
+def barrier() -> None:
+    """Order what was stored before against what is loaded after (x86 reorders just that)."""
+    _fence.acquire()
+    _fence.release()
 
 
 class GuestMemoryFault(Exception):

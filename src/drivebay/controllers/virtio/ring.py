@@ -17,7 +17,6 @@ ring can no longer be trusted, and stays closed until the driver resets it.
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Container, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -32,7 +31,6 @@ __all__ = [
     "Queue",
     "Rows",
     "adjoining",
-    "barrier",
     "gather",
     "indirect_table",
     "place",
@@ -47,15 +45,6 @@ WRITE: Final = int(DescriptorFlag.WRITE)
 INDIRECT: Final = int(DescriptorFlag.INDIRECT)
 
 EMPTY: Final = memoryview(b"")
-
-_fence = threading.Lock()
-
-
-def barrier() -> None:
-    """Order what was stored before against what is loaded after (x86 reorders just that)."""
-    _fence.acquire()
-    _fence.release()
-
 
 Rows = tuple[int, ...]
 """The descriptors of a chain as they were read, in order, the readable first. Each is four numbers:

@@ -14,10 +14,10 @@ from drivebay.controllers.virtio.ring import (
     Queue,
     Rows,
     adjoining,
-    barrier,
     indirect_table,
     place,
 )
+from drivebay.platform.memory import barrier
 from drivebay.platform.virtio import QueueSetup, RingError
 
 __all__ = ["SplitQueue"]

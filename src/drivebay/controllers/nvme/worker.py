@@ -1,0 +1,366 @@
+"""Commands on their way: taken from the queues in turn, parsed, served, completed.
+
+A command has three moments. It is parsed completely; it acts, which nearly always ends in the first
+step of its disk's coroutine; it is finished: its completion is posted, and each batch of them is
+told by one interrupt. READ and WRITE as drivers send them have a short way of their own, and no
+object is made for them; everything else is a `Command` with a handler.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from drivebay.controllers.nvme.arbitration import one_round
+from drivebay.controllers.nvme.observer import Dropped, Observer
+from drivebay.controllers.nvme.opcodes import Fuse, NvmOpcode
+from drivebay.controllers.nvme.queues import CompletionQueue, Row, SubmissionQueue
+from drivebay.controllers.nvme.registers import Arbitration
+from drivebay.controllers.nvme.status import Refused, Status, status_name, status_of
+from drivebay.controllers.nvme.structures import SQE_SIZE, Command, Completion, IoFlags
+from drivebay.controllers.nvme.transfer import prp_views
+from drivebay.disk.errors import DiskError
+from drivebay.platform.engine import Task
+from drivebay.platform.logs import RationedLog
+from drivebay.platform.memory import GuestMemoryFault, barrier
+from drivebay.suspend import DONE, Cancelled
+
+if TYPE_CHECKING:
+    from drivebay.controllers.nvme.controller import Controller
+    from drivebay.controllers.nvme.namespace import Namespace
+
+__all__ = ["HELD", "Handler", "Outcome", "Worker"]
+
+log = logging.getLogger(__name__)
+guest_log = RationedLog(log)
+
+BATCH: Final = 256
+"""Commands that are served before others run."""
+HELD: Final = -1
+"""The outcome of a command that ends at some other time."""
+
+Outcome = int | Coroutine[Any, Any, Any]
+"""DW0 of the completion, or `HELD`, or a coroutine that gives one of them (or None for 0)."""
+Handler = Callable[[SubmissionQueue, Command], Outcome]
+
+read_command = Command.layout.unpack_from
+READ, WRITE = int(NvmOpcode.READ), int(NvmOpcode.WRITE)
+FUA: Final = int(IoFlags.FUA)
+UNUSUAL: Final = int(IoFlags.DTYPE)
+NO_NAMESPACES: Final[dict[int, Namespace]] = {}
+
+
+class Worker:
+    """Serves the queues of `controller`."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller, self._engine = controller, controller.engine
+        self.observer: Observer | None = None
+        self._kicked = self._publishing = False
+
+    # -- taking turns ----------------------------------------------------------------------------
+
+    def kick(self) -> None:
+        """There may be something to do: it is done at the end of this turn."""
+        if not self._kicked:
+            self._kicked = True
+            self._engine.at_end_of_turn(self._work)
+
+    def _work(self) -> None:
+        self._kicked = False
+        controller = self._controller
+        left = BATCH
+        while controller.working:
+            before = left
+            weighted = controller.arbitration == Arbitration.WEIGHTED
+            queues = [queue for queue in controller.sqs if queue is not None]
+            if controller.shadows:
+                for queue in queues:
+                    queue.look()
+                    self._look_for_room(queue.cq)
+            for queue, most in one_round(queues, controller.burst, weighted, left):
+                left -= self._serve(queue, min(most, left))
+                if left <= 0 or not controller.working:
+                    break
+            self.publish()
+            if left <= 0:
+                self._engine.later(self.kick)
+                return
+            if left == before and (not controller.shadows or self._idle(queues)):
+                return
+
+    def _idle(self, queues: list[SubmissionQueue]) -> bool:
+        """Whether nothing comes by the doorbells in memory; those shall be told of, then."""
+
+        def came() -> bool:
+            for queue in queues:
+                queue.look()
+            return any(queue.serves for queue in queues)
+
+        if not any(queue.tasks for queue in queues) and self._controller.linger(came):
+            return False
+        for queue in queues:
+            if queue.shadow is not None:
+                queue.shadow.want(queue.tail)
+        barrier()  # the driver stores its tail, then looks at the event index; we do the reverse
+        return not came()
+
+    # -- taking commands -------------------------------------------------------------------------
+
+    def _serve(self, sq: SubmissionQueue, most: int) -> int:
+        """Serve up to `most` commands of `sq`; how many were taken."""
+        controller, cq, rows = self._controller, sq.cq, sq.rows
+        memory, page_size = controller.memory, controller.page_size
+        inside, max_transfer = page_size - 1, controller.max_transfer
+        fast = controller.fast if sq.id and sq.fused is None else NO_NAMESPACES
+        waiting, statistics = cq.waiting, controller.statistics
+        start, ram_size, ram = memory.window
+        address, size = sq.address, sq.size
+        head, tail = sq.head, sq.tail
+        sqid = sq.id << 16
+        most = left = min(most, cq.room, size - len(rows))
+        while head != tail and left > 0:
+            left -= 1
+            at = address + SQE_SIZE * head - start
+            if 0 <= at <= ram_size - SQE_SIZE:
+                row = read_command(ram, at)
+            else:
+                try:
+                    row = read_command(memory.view(address + SQE_SIZE * head, SQE_SIZE))
+                except GuestMemoryFault as fault:
+                    controller.fail(f"queue {sq.id}: {fault}")
+                    return most - left
+                start, ram_size, ram = memory.window
+            head += 1
+            if head == size:
+                head = 0
+            sq.head = head
+            opcode, flags, cid, nsid, _, _, _, prp1, prp2, low, high, cdw12, _, _, _ = row
+            namespace = fast.get(nsid)
+            if (
+                namespace is None
+                or flags
+                or (opcode != READ and opcode != WRITE)
+                or cdw12 & UNUSUAL
+                or cid in rows
+            ):
+                self.begin(sq, row)
+                fast = controller.fast if sq.id and sq.fused is None else NO_NAMESPACES
+                if sq.dead:
+                    break
+                continue
+            try:
+                length = ((cdw12 & 0xFFFF) + 1) << namespace.lba_shift
+                if length > max_transfer:
+                    raise too_long(length, max_transfer)
+                at = prp1 - start
+                if (
+                    (prp1 & inside) + length <= page_size
+                    and 0 <= at <= ram_size - length
+                    and not prp1 & 3
+                ):
+                    data = [ram[at : at + length]]
+                else:
+                    data = prp_views(memory, page_size, prp1, prp2, length)
+                    start, ram_size, ram = memory.window
+                sector = (high << 32 | low) << namespace.sector_shift
+                if opcode == READ:
+                    statistics.reads += 1
+                    statistics.read_bytes += length
+                    operation = namespace.read(sector, data)
+                else:
+                    statistics.writes += 1
+                    statistics.write_bytes += length
+                    stable = bool(cdw12 & FUA) or controller.write_through
+                    operation = namespace.write(sector, data, stable)
+                if operation is not DONE:
+                    # Not send(None): a StopIteration for each would cost as much as the parsing.
+                    suspension = next(operation.__await__(), None)
+                    if suspension is not None:
+                        rows[cid] = row
+                        done = partial(self._ended, sq, row)
+                        sq.tasks[cid] = Task(self._engine, operation, done, suspension)
+                        continue
+                waiting += (0, cid << 32 | sqid | head)
+            except Exception as error:
+                self.complete(sq, cid, 0, self.failure(sq, row, error))
+        return most - left
+
+    # -- serving ---------------------------------------------------------------------------------
+
+    def begin(self, sq: SubmissionQueue, row: Row) -> None:
+        """Take the first step of any command; mostly that is the end."""
+        command = Command(*row)
+        cid = command.cid
+        if cid in sq.rows:
+            error = Refused(Status.COMMAND_ID_CONFLICT, f"command {cid:#x} is under way")
+            self.complete(sq, cid, 0, self.failure(sq, row, error))
+            return
+        sq.rows[cid] = row
+        try:
+            if self.observer is not None:
+                outcome: Outcome = self._observed(self.observer, sq, command)
+            else:
+                outcome = self._act(sq, command)
+            if isinstance(outcome, int):
+                self._ended(sq, row, outcome, None)
+                return
+            suspension = outcome.send(None)
+        except StopIteration as stop:
+            self._ended(sq, row, stop.value, None)
+        except Exception as error:
+            self._ended(sq, row, None, error)
+        else:
+            done = partial(self._ended, sq, row)
+            sq.tasks[cid] = Task(self._engine, outcome, done, suspension)
+
+    def _act(self, sq: SubmissionQueue, command: Command) -> Outcome:
+        """Find its handler. Raises `Refused`."""
+        controller = self._controller
+        controller.admin.keep_alive.seen()
+        if not sq.id:
+            handlers = controller.admin.handlers
+        else:
+            if command.fuse or sq.fused is not None:
+                fused = self._fuse(sq, command)
+                if fused is not None:
+                    return fused
+            handlers = controller.nvm.handlers
+        handler = handlers.get(command.opcode)
+        if handler is None or (command.fuse and not sq.id):
+            status = Status.INVALID_FIELD if handler else Status.INVALID_OPCODE
+            raise Refused(status, "there is no such command")
+        return handler(sq, command)
+
+    def _fuse(self, sq: SubmissionQueue, command: Command) -> Outcome | None:
+        """The place of a command in a fused pair (section 3.4.2); None if it is in none."""
+        first, sq.fused = sq.fused, None
+        if command.fuse == Fuse.SECOND and first is not None:
+            return self._controller.nvm.compare_and_write(sq, Command(*first), command)
+        if first is not None:
+            missing = Refused(Status.ABORTED_MISSING_FUSED, "its second did not follow")
+            self._ended(sq, first, None, missing)
+        if command.fuse == Fuse.FIRST:
+            sq.fused = sq.rows[command.cid]
+            return HELD
+        if command.fuse:
+            raise Refused(Status.ABORTED_MISSING_FUSED, "its first was not before it")
+        return None
+
+    async def _observed(
+        self, observer: Observer, sq: SubmissionQueue, command: Command
+    ) -> Completion | int:
+        """The same, with somebody looking on."""
+        try:
+            command = await observer.command(sq.id, command)
+            outcome = self._act(sq, command)
+            dw0 = outcome if isinstance(outcome, int) else await outcome or 0
+            if dw0 == HELD:
+                return HELD
+            status = 0
+        except (Cancelled, Dropped):
+            raise
+        except Exception as error:
+            dw0, status = 0, self.failure(sq, sq.rows[command.cid], error)
+        completion = Completion(dw0, 0, 0, sq.id, command.cid, status << 1)
+        return await observer.completion(sq.id, command, completion)
+
+    # -- finishing -------------------------------------------------------------------------------
+
+    def _ended(
+        self, sq: SubmissionQueue, row: Row, value: Any, error: BaseException | None
+    ) -> None:
+        """A command has ended, or is held."""
+        cid = row[2]
+        if value == HELD or isinstance(error, Dropped):
+            sq.tasks.pop(cid, None)
+            if sq.dead:
+                sq.forget(cid)
+            return
+        dw0 = value or 0
+        if isinstance(value, Completion):
+            dw0, field = value.dw0, value.status >> 1
+        elif isinstance(error, Cancelled):
+            field = int(sq.reason)
+        else:
+            field = 0 if error is None else self.failure(sq, row, error)
+        if not sq.dead:
+            self.complete(sq, cid, dw0, field)
+        sq.forget(cid)
+
+    def finish(self, sq: SubmissionQueue, cid: int, dw0: int, status: int) -> None:
+        """End a command that is held."""
+        self.complete(sq, cid, dw0, status)
+        sq.forget(cid)
+
+    def preempt(self, nsid: int) -> None:
+        """Another host has the reservation: what is under way on a namespace is given up."""
+        for sq in self._controller.sqs[1:]:
+            if sq is not None:
+                sq.reason, before = Status.ABORTED_PREEMPT, sq.reason
+                for cid, task in tuple(sq.tasks.items()):
+                    if sq.rows[cid][3] == nsid:
+                        task.cancel()
+                sq.reason = before
+
+    def complete(self, sq: SubmissionQueue, cid: int, dw0: int, status: int) -> None:
+        """A completion, to be posted when this turn is over."""
+        sq.cq.waiting += (dw0, status << 49 | cid << 32 | sq.id << 16 | sq.head)
+        if not self._publishing:
+            self._publishing = True
+            self._engine.at_end_of_turn(self._publish_later)
+
+    def _publish_later(self) -> None:
+        self._publishing = False
+        if self._controller.working:
+            self.publish()
+            self.kick()  # there may have been no room for more under way
+
+    def publish(self) -> None:
+        """Post what waits, and interrupt once for each queue."""
+        controller = self._controller
+        for cq in controller.cqs:
+            if cq is not None and cq.waiting:
+                self.publish_queue(cq)
+
+    def publish_queue(self, cq: CompletionQueue) -> None:
+        """The same for one queue."""
+        controller = self._controller
+        if not controller.working:
+            return
+        try:
+            self._look_for_room(cq)
+            count = cq.post(controller.memory)
+        except GuestMemoryFault as fault:
+            controller.fail(f"completion queue {cq.id}: {fault}")
+            return
+        if count:
+            controller.interrupts.completed(cq, count)
+
+    @staticmethod
+    def _look_for_room(cq: CompletionQueue) -> None:
+        """Where the driver says in memory what it has taken, it is asked when that matters."""
+        if cq.shadow is None or 2 * cq.room > cq.size:
+            return
+        cq.look()
+        if cq.room <= 0:
+            cq.shadow.want(cq.head)
+            barrier()
+            cq.look()
+
+    def failure(self, sq: SubmissionQueue, row: Row, error: BaseException) -> int:
+        """A guest's mistake and a disk's trouble are statuses; a bug of ours is one, and logged."""
+        field = status_of(error)
+        what = "nvme: queue %d, opcode %#04x: %s: %s"
+        if isinstance(error, Refused | DiskError):
+            guest_log.warning(what, sq.id, row[0], status_name(field), error)
+        else:
+            guest_log.error(what, sq.id, row[0], status_name(field), error, exc_info=error)
+        return self._controller.logs.failed(sq.id, row, field)
+
+
+def too_long(length: int, limit: int) -> Refused:
+    """What is said of a transfer beyond MDTS."""
+    return Refused(Status.INVALID_FIELD, f"{length} bytes, MDTS allows {limit}")
