@@ -51,6 +51,20 @@ def test_it_stands_wherever_a_disk_does() -> None:
     assert len(open_disk("@y.json").inner) == 3
 
 
+def test_an_array_of_disks() -> None:
+    stripes = {
+        "kind": "striped",
+        "chunk": "64k",
+        "disks": ["mem:1M", {"kind": "mem", "size": "1M"}],
+    }
+    assert text_of(stripes) == "striped:64k[mem:1M][mem:1M]"
+    assert parse(text_of(stripes)).inner[1].text == "mem:1M"
+    with pytest.raises(DiskOpenError, match=r"disks\.1\.size: is missing"):
+        text_of({"kind": "striped", "disks": ["mem:1M", {"kind": "mem"}]})
+    with pytest.raises(DiskOpenError, match="disks: is an array of disks"):
+        text_of({"kind": "striped", "disks": "mem:1M"})
+
+
 BAD = {  # description: part of the error
     '{"kind": "mem"': "x.json: Input data was truncated",
     "[]": "x.json: the whole: a disk is an object or the text of a spec",
@@ -114,7 +128,10 @@ def test_every_path_is_taken_as_it_is(path: str, cache: str, create: bool) -> No
 def test_every_form_can_be_described(kind: Kind) -> None:
     """The fields that a kind must have are those of its form, and there are no others."""
     tokens = TOKEN.finditer(kind.form.partition(":")[2])
-    fields = {token["field"].lower(): "1" for token in tokens if token["field"]}
+    fields: dict[str, Any] = {}
+    for token in tokens:
+        fields |= {token["field"].lower(): "1"} if token["field"] else {}
+        fields |= {"disks": ["1"]} if token["disks"] else {}
     with pytest.raises(DiskOpenError, match="no-field: no such field"):
         text_of({"kind": kind.name, "no-field": 1} | fields)
 

@@ -235,10 +235,10 @@ def test_attach_options_are_checked_against_what_is_known() -> None:
 
 def test_specs_nest_deeply_but_not_without_end() -> None:
     """Hostile 4.12: RecursionError."""
-    disk = open_disk("memdiff:" * 31 + "mem:1M")
-    assert len(disk.inner) == 32
-    for depth in (32, 100_000):
-        with pytest.raises(SpecError, match="no more than 32 disks"):
+    disk = open_disk("memdiff:" * 127 + "mem:1M")
+    assert len(disk.inner) == 128
+    for depth in (128, 100_000):
+        with pytest.raises(SpecError, match="no more than 128 disks"):
             parse("memdiff:" * depth + "mem:1M")
 
 
@@ -285,3 +285,21 @@ def test_a_kind_joins_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(SpecError) as caught:
         parse("ecko:x")
     assert "did you mean echo:?" in caught.value.hint
+
+
+def test_a_node_knows_the_disks_under_it(tmp_path: Path) -> None:
+    node = parse(f"memdiff:memdiff:file:{tmp_path}/base")
+    assert (node.kind, node.inner[0].kind, node.inner[0].inner[0].kind) == (
+        "memdiff",
+        "memdiff",
+        "file",
+    )
+    assert node.inner[0].inner[0].text == f"file:{tmp_path}/base"
+    (tmp_path / "base").write_bytes(bytes(512))
+    disk = node.open()
+    assert disk.inner[-1].read_only
+    disk.close()
+    node.inner[0].inner[0].written = True
+    disk = node.inner[0].open()
+    assert not disk.inner[-1].read_only
+    disk.close()

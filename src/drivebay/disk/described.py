@@ -2,7 +2,7 @@
 
 A description is an object: ``kind``, and what the kind's form shows. Words in capitals are fields,
 in small letters: ``PATH`` is ``path``. ``[;name]`` is a boolean, ``[;name=N]`` a value. A disk is
-an object again, or a spec::
+an object again, or a spec; ``[DISK]...`` is ``disks``, an array::
 
     {"kind": "memdiff", "disk": {"kind": "file", "path": "base.img", "cache": "none"}}
 
@@ -25,7 +25,7 @@ __all__ = ["Rendered", "load"]
 
 LONGEST: Final = 1 << 20
 TOKEN: Final = re.compile(
-    r"\[;(?P<flag>[a-z_-]+)\]|\[;(?P<option>[a-z_-]+)=[^]]*\]"
+    r"(?P<disks>\[DISK\]\.\.\.)|\[;(?P<flag>[a-z_-]+)\]|\[;(?P<option>[a-z_-]+)=[^]]*\]"
     r"|\[(?P<maybe>[A-Z_]+)\]|(?P<field>[A-Z_]+)|(?P<text>.)"
 )
 
@@ -61,7 +61,7 @@ class Rendered:
             return
         if not isinstance(value, dict):
             raise self._error(where, "a disk is an object or the text of a spec")
-        if where.count(".") >= DEEPEST:
+        if where.count(".") >= 2 * DEEPEST:
             raise self._error(where, f"more than {DEEPEST} disks in each other")
         name = value.get("kind")
         kind = self._find(name) if isinstance(name, str) else None
@@ -75,13 +75,15 @@ class Rendered:
         for token in TOKEN.finditer(form):
             sort = token.lastgroup
             shown = token[sort or 0]
-            name = shown.lower()
+            name = "disks" if sort == "disks" else shown.lower()
             at = _join(where, name)
             if sort == "text":
                 self._parts.append((shown, where))
             elif name not in fields:
-                if sort == "field":
+                if sort in ("field", "disks"):
                     raise self._error(at, f"is missing: {kind.form}")
+            elif sort == "disks":
+                self._disks(fields.pop(name), at)
             elif name == "disk":
                 self._disk(fields.pop(name), at)
             else:
@@ -89,6 +91,14 @@ class Rendered:
                 self._value(sort, name, fields.pop(name), at, stops)
         if fields:
             raise self._error(_join(where, min(fields)), f"no such field: {kind.form}")
+
+    def _disks(self, value: Any, at: str) -> None:
+        if not isinstance(value, list) or not value:
+            raise self._error(at, "is an array of disks")
+        for number, disk in enumerate(value):
+            self._parts.append(("[", at))
+            self._disk(disk, f"{at}.{number}")
+            self._parts.append(("]", at))
 
     def _value(self, sort: str | None, name: str, value: Any, at: str, stops: str) -> None:
         if sort == "flag":

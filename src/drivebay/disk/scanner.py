@@ -44,17 +44,21 @@ class Opener(Protocol):
         """Open it. Raises `DiskOpenError`."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Node:
     """A disk spec that makes sense; nothing is open yet."""
 
     kind: str
     text: str
     opener: Opener
+    inner: tuple[Node, ...] = ()
+    """The disks under it, in the order of the text."""
+    written: bool = False
+    """It is opened to be written even by what would only read it, which is how layers merge."""
 
     def open(self, read_only: bool = False) -> Disk:
         """Open the disk and all it stands on. Raises `DiskOpenError`."""
-        return self.opener(read_only)
+        return self.opener(read_only and not self.written)
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ class Scanner:
         """Disks that the one being read stands in."""
         self.bare = -1
         """Where the last bare path begins that was opened by its extension."""
+        self.inner: list[Node] = []
+        """The disks that the one being read stands on, as far as they were read."""
         self._disk = disk
         self._end = len(text)
 
@@ -197,7 +203,9 @@ class Scanner:
         if self.depth == DEEPEST:
             raise self.error(f"no more than {DEEPEST} disks in each other")
         self.depth += 1
+        beside, self.inner = self.inner, []
         node = self._disk(self)
+        self.inner = [*beside, node]
         self.depth -= 1
         return node
 

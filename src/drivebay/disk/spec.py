@@ -104,7 +104,8 @@ def _disk(scanner: Scanner) -> Node:
         guess = f"did you mean {near[0]}:? " if near else ""
         raise scanner.error("a kind of disk", hint=f"{guess}{_kinds_hint()}")
     opener = kind.parse(scanner)
-    return Node(kind.name, scanner.text[start : scanner.position], opener)
+    text = scanner.text[start : scanner.position]
+    return Node(kind.name, text, opener, tuple(scanner.inner))
 
 
 def _of_path(scanner: Scanner) -> Kind:
