@@ -47,7 +47,7 @@ def test_identify_says_sata(make_bench: MakeBench, engine: Engine, polled: bool)
     disk = make_disk(make_bench, engine, RamDisk(MIB), polled=polled)
     words = disk.identify().words
     assert disk.queue_depth == 32
-    assert words.sata_capabilities == 0x810E
+    assert words.sata_capabilities == 0x830E
     assert words.sata_additional == 0x66
     assert words.hardware_reset == 0
     assert words.transport_major == 0x103F

@@ -48,7 +48,7 @@ def test_less_than_was_asked_for(make_bench: MakeBench, engine: Engine, dma: boo
 def test_identify(make_bench: MakeBench, engine: Engine) -> None:
     cd = make_cd(make_bench, engine, None)
     words = cd.identify().words
-    assert words.sata_capabilities == 0x000E
+    assert words.sata_capabilities == 0x020E
     assert words.queue_depth_z == words.hardware_reset == 0
     assert words.transport_major == 0x103F
 

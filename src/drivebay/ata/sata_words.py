@@ -20,6 +20,7 @@ class SataCapabilities(Register16):
     """Word 76."""
 
     READ_LOG_DMA = Bit(15)  # does what READ LOG EXT does
+    HIPM = Bit(9)  # the host may put the link to sleep
     NCQ = Bit(8)
     GEN3 = Bit(3)
     GEN2 = Bit(2)
@@ -53,7 +54,7 @@ def packet_device_on_sata(data: IdentifyData) -> IdentifyData:
     """IDENTIFY PACKET DEVICE data as it is on SATA: no cable, but a link."""
     return replace(
         data,
-        sata_capabilities=SataCapabilities.of(GEN3=1, GEN2=1, GEN1=1),
+        sata_capabilities=SataCapabilities.of(HIPM=1, GEN3=1, GEN2=1, GEN1=1),
         sata_additional=SataAdditional.of(SPEED=GEN3),
         hardware_reset=0,
         transport_major=TransportMajor.of(TYPE=SERIAL, VERSIONS=SATA_UP_TO_3_0),
@@ -63,11 +64,11 @@ def packet_device_on_sata(data: IdentifyData) -> IdentifyData:
 def disk_on_sata(data: IdentifyData) -> IdentifyData:
     """IDENTIFY DEVICE data as it is on SATA: NCQ and logs besides."""
     fourth = CommandSet4.of(VALID=1, LOG_DMA=1, WRITE_UNCORRECTABLE=1)
-    capabilities = SataCapabilities.of(READ_LOG_DMA=1, NCQ=1, GEN3=1, GEN2=1, GEN1=1)
+    shared = packet_device_on_sata(data)
     return replace(
-        packet_device_on_sata(data),
+        shared,
         queue_depth_z=QUEUE_DEPTH - 1,
-        sata_capabilities=capabilities,
+        sata_capabilities=shared.sata_capabilities | SataCapabilities.of(READ_LOG_DMA=1, NCQ=1),
         sata_additional=SataAdditional.of(SEND_RECEIVE=1, NCQ_NON_DATA=1, SPEED=GEN3),
         commands_3=data.commands_3 | CommandSet3.LOGGING,
         enabled_2=data.enabled_2 | CommandSet2.WORDS_119_120,
