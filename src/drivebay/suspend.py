@@ -212,6 +212,11 @@ class Lock:
         self._held = False
         self._waiting: deque[Promise[None]] = deque()
 
+    @property
+    def held(self) -> bool:
+        """Somebody is inside."""
+        return self._held
+
     async def __aenter__(self) -> None:
         if not self._held:
             self._held = True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from drivebay.disk.contract import Buffers
 
-__all__ = ["ZEROES", "aligned", "cut", "gather", "scatter", "zero"]
+__all__ = ["ZEROES", "aligned", "cut", "gather", "scatter", "zero", "zeroes"]
 
 
 def aligned(size: int) -> memoryview:
@@ -55,3 +55,9 @@ def zero(buffers: Buffers) -> None:
         for start in range(0, len(buffer), len(ZEROES)):
             part = buffer[start : start + len(ZEROES)]
             part[:] = ZEROES[: len(part)]
+
+
+def zeroes(size: int) -> list[memoryview]:
+    """Buffers of `size` zeroes, which take no memory."""
+    whole, rest = divmod(size, len(ZEROES))
+    return [ZEROES] * whole + [ZEROES[:rest]] * (rest > 0)

@@ -1,8 +1,9 @@
 """Disks described as JSON or TOML: the tree of a spec with its fields by name.
 
 A description is an object: ``kind``, and what the kind's form shows. Words in capitals are fields,
-in small letters: ``PATH`` is ``path``. ``[;name]`` is a boolean, ``[;name=N]`` a value. A disk is
-an object again, or a spec; ``[DISK]...`` is ``disks``, an array::
+in small letters: ``PATH`` is ``path``. ``[;name]`` and ``[name:]`` are booleans, ``[;name=N]`` and
+``[name=N:]`` are values. A disk is an object again, or a spec; ``[DISK]...`` is ``disks``, an
+array::
 
     {"kind": "memdiff", "disk": {"kind": "file", "path": "base.img", "cache": "none"}}
 
@@ -26,6 +27,7 @@ __all__ = ["Rendered", "load"]
 LONGEST: Final = 1 << 20
 TOKEN: Final = re.compile(
     r"(?P<disks>\[DISK\]\.\.\.)|\[;(?P<flag>[a-z_-]+)\]|\[;(?P<option>[a-z_-]+)=[^]]*\]"
+    r"|\[(?P<word>[a-z]+):\]|\[(?P<named>[a-z]+)=[A-Z]+:\]"
     r"|\[(?P<maybe>[A-Z_]+)\]|(?P<field>[A-Z_]+)|(?P<text>.)"
 )
 
@@ -88,6 +90,7 @@ class Rendered:
                 self._disk(fields.pop(name), at)
             else:
                 stops = ";,:" if ":" in form[token.end() :] else ";,"
+                stops = ":" if sort == "named" else stops
                 self._value(sort, name, fields.pop(name), at, stops)
         if fields:
             raise self._error(_join(where, min(fields)), f"no such field: {kind.form}")
@@ -101,17 +104,18 @@ class Rendered:
             self._parts.append(("]", at))
 
     def _value(self, sort: str | None, name: str, value: Any, at: str, stops: str) -> None:
-        if sort == "flag":
+        if sort in ("flag", "word"):
             if not isinstance(value, bool):
                 raise self._error(at, "is true or false")
-            self._parts.append((f";{name}" * value, at))
+            self._parts.append(((f";{name}" if sort == "flag" else f"{name}:") * value, at))
             return
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise self._error(at, "is a text or a whole number")
         text = "".join(character * (1 + (character in stops)) for character in str(value))
-        if sort == "option":
-            self._parts.append((f";{name}=", at))
-        self._parts.append((text, at))
+        before, after = {"option": (f";{name}=", ""), "named": (f"{name}=", ":")}.get(
+            sort or "", ("", "")
+        )
+        self._parts.append((before + text + after, at))
 
     def _error(self, where: str, what: str) -> DiskOpenError:
         return DiskOpenError(f"{self.source}: {where or 'the whole'}: {what}")

@@ -17,7 +17,7 @@ from typing import Final
 
 from drivebay.disk.backends.linux import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from drivebay.disk.backends.transfer import IOV_MAX, Call, move, read_bounced, write_bounced
-from drivebay.disk.buffers import ZEROES, cut, zero
+from drivebay.disk.buffers import ZEROES, cut, zero, zeroes
 from drivebay.disk.contract import (
     MAX_BYTES,
     MAX_SECTOR_SIZE,
@@ -318,7 +318,7 @@ class FdDisk(Disk):
             chunk = len(ZEROES) * 16
             for start in range(offset, offset + length, chunk):
                 size = min(chunk, offset + length - start)
-                self._write_rest(start, _zero_buffers(size), 0, size, stable=False)
+                self._write_rest(start, zeroes(size), 0, size, stable=False)
         if self._write_through or (fua and self._syncs):
             self._sync(self._syncs_begun)
 
@@ -459,8 +459,3 @@ def check_size(name: str, size: int, sector_size: int) -> None:
             f"{name}: {size} bytes are not a whole number of sectors of {sector_size}",
             f"the next size that is: {size + sector_size - rest}",
         )
-
-
-def _zero_buffers(size: int) -> list[memoryview]:
-    whole, rest = divmod(size, len(ZEROES))
-    return [ZEROES] * whole + [ZEROES[:rest]] * (rest > 0)

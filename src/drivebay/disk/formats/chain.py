@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from drivebay.disk.backends.file import FileDisk
 from drivebay.disk.errors import DiskOpenError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
     from drivebay.disk.scanner import Node
 
-__all__ = ["FORMATS", "Image", "Parent", "open_image", "open_store"]
+__all__ = ["FORMATS", "Format", "Image", "Parent", "open_image", "open_store"]
 
 DEEPEST: Final = 256
 
@@ -57,15 +57,33 @@ class Image(Layer):
         """Raise `DiskOpenError` unless `parent`, which was found by its path, is the right one."""
 
 
-class _Format(Protocol):
-    def __call__(self, disk: Disk, *, read_only: bool) -> Layer: ...
+Format = Callable[..., Layer]
+"""Called with the disk that an image is in and ``read_only=``; raises `DiskOpenError`."""
 
 
 def _raw(disk: Disk, *, read_only: bool) -> Layer:
     return DiskLayer(disk)
 
 
-FORMATS: Final[Mapping[str, _Format]] = {"raw": _raw}
+def _qcow2(disk: Disk, *, read_only: bool, snapshot: str = "") -> Layer:
+    from drivebay.disk.formats.qcow2 import Qcow2Disk
+
+    return Qcow2Disk(disk, read_only=read_only, snapshot=snapshot)
+
+
+def _vhd(disk: Disk, *, read_only: bool) -> Layer:
+    from drivebay.disk.formats.vhd.image import open_vhd
+
+    return open_vhd(disk, read_only=read_only)
+
+
+def _vhdx(disk: Disk, *, read_only: bool) -> Layer:
+    from drivebay.disk.formats.vhdx.image import open_vhdx
+
+    return open_vhdx(disk, read_only=read_only)
+
+
+FORMATS: Final[Mapping[str, Format]] = {"raw": _raw, "qcow2": _qcow2, "vhdx": _vhdx, "vpc": _vhd}
 """How the bytes of a file become a layer, by the name that qcow2 has for the format."""
 
 
@@ -76,7 +94,7 @@ def open_store(node: Node, read_only: bool) -> Disk:
     return node.open(read_only)
 
 
-def open_image(format: _Format, below: Node, read_only: bool, *, chain: bool) -> Disk:
+def open_image(format: Format, below: Node, read_only: bool, *, chain: bool) -> Disk:
     """The image in the disk `below`, over its parents if `chain` says so. Raises `DiskOpenError`.
 
     The disks under it are closed with it.

@@ -86,6 +86,13 @@ class Store:
         end = last << self._shift
         await self._write_part(end, [ZEROES[: offset + length - end]])
 
+    async def discard(self, offset: int, length: int) -> None:
+        """Give back the space of whole sectors in the range, whose content no longer matters."""
+        first = -(-offset >> self._shift)
+        last = (offset + length) >> self._shift
+        if first < last:
+            await self.disk.unmap(first, last - first)
+
     def flush(self) -> Operation:
         """Make every write that has completed stable."""
         return self.disk.flush()
