@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from drivebay.cli.controllers import ControllerConfig
+from drivebay.cli.served import finish, refresh
 from drivebay.cli.signals import signals
 from drivebay.controllers.virtio.block import BlockDevice
 from drivebay.disk.contract import Disk
-from drivebay.disk.errors import DiskError
 from drivebay.hosts.connection import SocketServer
 from drivebay.hosts.vhost_user.server import VhostUserServer
 from drivebay.platform.engine import Engine
-from drivebay.suspend import run
 
 if TYPE_CHECKING:
     from drivebay.ata.device import Device
 
 __all__ = ["DataPlane"]
-
-log = logging.getLogger(__name__)
-
-LAST_SECONDS: Final = 10.0
-"""So long requests under way may take when the data plane is told to end."""
 
 
 class DataPlane:
@@ -97,7 +90,9 @@ class DataPlane:
             {
                 signal.SIGTERM: self._engine.stop,
                 signal.SIGINT: self._engine.stop,
-                signal.SIGHUP: lambda: self._engine.later(self._refresh),
+                signal.SIGHUP: lambda: self._engine.later(
+                    lambda: refresh(self._engine, self.disks)
+                ),
             },
         ):
             ready()
@@ -105,31 +100,14 @@ class DataPlane:
         self._end()
 
     def _end(self) -> None:
-        """Let requests under way end, then make everything stable, each disk for itself."""
+        """Let requests under way end, and everything be stable."""
         for server in self._servers:
             server.close()
-        self._engine.run_until(self._at_rest, LAST_SECONDS)
-        for disk in self.disks:
-            try:
-                if not disk.read_only:
-                    run(disk.flush())
-            except DiskError as error:
-                log.error("%s: the last flush failed: %s", disk.kind, error)
-            disk.close()
-        self._engine.close()
+        finish(self._engine, self._at_rest, self.disks)
 
     def _at_rest(self) -> bool:
         served = any(server.connected for server in self._servers)
         return not served and all(drive.at_rest for drive in self._drives)
-
-    def _refresh(self) -> None:
-        for disk in self.disks:
-            self._engine.start(disk.refresh(), self._refreshed)
-
-    @staticmethod
-    def _refreshed(_value: Any, error: BaseException | None) -> None:
-        if error is not None:
-            log.error("the new size of a disk is not known: %s", error)
 
     def statistics(self) -> list[dict[str, Any]]:
         """What each virtio-blk controller has done."""

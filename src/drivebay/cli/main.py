@@ -16,7 +16,8 @@ COMMANDS: Final = {
     "boot": "Serve disks and start a guest on them, in one go.",
     "completion": "Print the completion script of a shell.",
     "demo": "Boot a small Linux guest on a drivebay disk and show what it does.",
-    "disk": "Look at disks, and create them.",
+    "disk": "Look at disks, create, copy, compare, check and change them.",
+    "nbd": "Serve a disk to programs that speak NBD.",
     "qtest": "Run a machine for device tests written for QEMU's qtest.",
     "serve": "Serve controllers with disks to virtual machines.",
 }
@@ -78,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         if isinstance(known, ToldAlready):
             return 1
-        return _say(str(known), known.hint)
+        return _say(str(known), known.hint, known.status)
     return status if isinstance(status, int) else 0
 
 
@@ -87,11 +88,11 @@ def _usage_hint(error: click.ClickException) -> str:
     return f"{context.command_path} --help" if context else ""
 
 
-def _say(message: str, hint: str) -> int:
+def _say(message: str, hint: str, status: int = 1) -> int:
     sys.stderr.write(f"drivebay: error: {message}\n")
     if hint:
         sys.stderr.write(f"hint: {hint}\n")
-    return 1
+    return status
 
 
 if __name__ == "__main__":

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import array
-import contextlib
 import logging
-import os
 import select
 import socket
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
+from drivebay.hosts.accepting import Acceptor
 from drivebay.hosts.peer import PeerError, close_all
 from drivebay.platform.engine import Engine, Lookout
-from drivebay.platform.logs import RationedLog
 
 __all__ = ["FIRST_MESSAGE_SECONDS", "Connection", "SocketServer"]
 
@@ -72,11 +70,11 @@ class Session(Protocol):
         """Let go of its memory, now that nothing touches it any more."""
 
 
-class SocketServer(ABC):
+class SocketServer(Acceptor):
     """Serves `listener`, on the engine's thread, until `close`.
 
     A client must send its first message within `patience` seconds. `close` removes the socket from
-    the file system if it is `owned`: one that was inherited is somebody else's.
+    the file system if it is `owned`.
     """
 
     max_fds = 1
@@ -92,14 +90,9 @@ class SocketServer(ABC):
         owned: bool = True,
         patience: float = FIRST_MESSAGE_SECONDS,
     ) -> None:
-        self.engine, self._listener = engine, listener
-        self._owned, self.patience = owned, patience
+        self.patience = patience
         self._connection: Connection | None = None
-        self.log = RationedLog(log)  # a client that comes back at once may do so for ever
-        self._closed = False
-        self.name = str(listener.getsockname())
-        listener.setblocking(False)
-        self._watch()
+        super().__init__(engine, listener, owned=owned)
 
     @abstractmethod
     def begin(self, connection: Connection) -> tuple[Codec, Session]:
@@ -110,25 +103,12 @@ class SocketServer(ABC):
         """Whether a client is being served, or something of its is still in flight."""
         return self._connection is not None
 
-    def _watch(self) -> None:
-        if not self._closed:
-            self.engine.watch(self._listener.fileno(), self._accept)
-
-    def _accept(self) -> None:
-        try:
-            client, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:  # out of descriptors, say: it can only get better
-            self.log.warning("%s: a client cannot be accepted: %s", self.name, error)
-            self.engine.unwatch(self._listener.fileno())
-            self.engine.after(1.0, self._watch)
-            return
+    def admit(self, client: socket.socket) -> None:
+        """One client at a time."""
         if self._connection is not None:
             self.log.warning("%s: refused a second client: one is connected already", self.name)
             client.close()
             return
-        log.debug("%s: a client has connected", self.name)
         self._connection = Connection(self, client)
 
     def gone(self) -> None:
@@ -138,16 +118,8 @@ class SocketServer(ABC):
 
     def close(self) -> None:
         """Serve no more, and remove the socket."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._connection is not None:
+        if self.stop() and self._connection is not None:
             self._connection.close()
-        self.engine.unwatch(self._listener.fileno())
-        self._listener.close()
-        if self._owned:
-            with contextlib.suppress(OSError):
-                os.unlink(self.name)
 
 
 class Connection:

@@ -1,0 +1,1 @@
+"""The NBD protocol, as both of its sides speak it: messages, haggling, TLS. Bytes in, bytes out."""

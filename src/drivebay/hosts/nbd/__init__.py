@@ -1,0 +1,1 @@
+"""The NBD host: any program that speaks NBD uses a disk, several at once."""

@@ -1,0 +1,176 @@
+"""A disk as NBD shows it: bytes at any offset, for several clients at once."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from drivebay.disk.buffers import aligned
+from drivebay.disk.contract import Buffers, Disk, Extent, Operation, Unmap, byte_length
+from drivebay.disk.formats.store import Store
+from drivebay.disk.nbd.messages import (
+    MOST_PAYLOAD,
+    BlockStatus,
+    StatusFlags,
+    TransmissionFlags,
+)
+from drivebay.disk.nbd.options import Export as Offered
+from drivebay.suspend import DONE, Lock, Promise
+
+__all__ = ["Export"]
+
+PREFERRED: Final = 4096
+CACHED_AT_ONCE: Final = 1 << 20
+MOST_STATUS: Final = (1 << 32) - 1
+
+
+class Export:
+    """`disk`, which all clients of a server share; so a flush of one covers the writes of all.
+
+    Changes that fill whole sectors run side by side. One that does not reads a sector, changes a
+    part of it and writes it back, alone: else it would write back what another has just replaced.
+    """
+
+    def __init__(self, disk: Disk, *, read_only: bool = False) -> None:
+        self.disk = disk
+        self.read_only = read_only or disk.read_only
+        self._store = Store(disk)
+        self._mask = disk.sector_size - 1
+        self._shift = disk.sector_size.bit_length() - 1
+        self._edges = Lock()
+        self._alone = False
+        self._changing = 0
+        self._still: Promise[None] | None = None
+
+    def offered(self) -> Offered:
+        """What a client is told."""
+        flags = {"HAS_FLAGS": True, "READ_ONLY": self.read_only, "CAN_MULTI_CONN": True}
+        flags |= dict.fromkeys(("SEND_DF", "SEND_FLUSH", "SEND_CACHE"), True)
+        if not self.read_only:
+            flags |= dict.fromkeys(("SEND_FUA", "SEND_WRITE_ZEROES", "SEND_FAST_ZERO"), True)
+            flags["SEND_TRIM"] = self.disk.unmap_behaviour is not Unmap.IGNORED
+        return Offered(
+            self.disk.byte_count,
+            TransmissionFlags.of(**flags),
+            minimum=1 if self.disk.sector_size <= PREFERRED else self.disk.sector_size,
+            preferred=max(PREFERRED, self.disk.physical_sector_size),
+            maximum=MOST_PAYLOAD,
+        )
+
+    def lies_on_it(self, offset: int, length: int) -> bool:
+        """Whether the export has these bytes, now."""
+        return offset + length <= self.disk.byte_count
+
+    @property
+    def zeroes_fast(self) -> bool:
+        """Whether an unmap makes zeroes."""
+        return self.disk.unmap_behaviour is Unmap.ZEROES
+
+    # -- operations ------------------------------------------------------------------------------
+
+    def read(self, offset: int, buffers: Buffers) -> Operation:
+        """Fill `buffers`."""
+        return self._store.read_into(offset, buffers)
+
+    def write(self, offset: int, buffers: Buffers, fua: bool) -> Operation:
+        """Write `buffers`; they may be cut anywhere."""
+        if self._alone or (offset | byte_length(buffers)) & self._mask:
+            return self._write_in_turn(offset, buffers, fua)
+        operation = self.disk.write(offset >> self._shift, buffers, fua)
+        return operation if operation is DONE else self._beside(operation)
+
+    async def _write_in_turn(self, offset: int, buffers: Buffers, fua: bool) -> None:
+        async with _Alone(self):
+            await self._store.write(offset, buffers, fua)
+
+    async def write_zeroes(self, offset: int, length: int, fua: bool, unmap: bool) -> None:
+        """Make the range read zero; with `unmap` its space may be given back."""
+        if self._alone or (offset | length) & self._mask:
+            async with _Alone(self):
+                await self._store.write_zeroes(offset, length, unmap)
+                if fua:
+                    await self.disk.flush()
+        else:
+            sector, count = offset >> self._shift, length >> self._shift
+            await self._beside(self.disk.write_zeroes(sector, count, fua, unmap))
+
+    async def trim(self, offset: int, length: int, fua: bool) -> None:
+        """Give back the space of the sectors that lie wholly in the range."""
+        first, last = -(-offset >> self._shift), (offset + length) >> self._shift
+        if first < last:
+            if self._alone:
+                async with _Alone(self):
+                    await self.disk.unmap(first, last - first)
+            else:
+                await self._beside(self.disk.unmap(first, last - first))
+        if fua:
+            await self.disk.flush()
+
+    async def cache(self, offset: int, length: int) -> None:
+        """Read the range, its first part at least, so that whatever caches has it."""
+        scratch = aligned(CACHED_AT_ONCE)
+        for start in range(offset, offset + min(length, MOST_PAYLOAD), CACHED_AT_ONCE):
+            size = min(CACHED_AT_ONCE, offset + length - start)
+            await self._store.read_into(start, [scratch[:size]])
+
+    async def status(self, offset: int, length: int, one: bool) -> bytes:
+        """The extents of the range as a BLOCK_STATUS chunk has them; only the first if `one`."""
+        first, end = offset >> self._shift, -(-(offset + length) >> self._shift)
+        parts, at = [], offset
+        for extent in await self.disk.extents(first, end - first):
+            stop = min((extent.sector + extent.count) << self._shift, offset + length)
+            parts.append((stop - at, _flags(extent)))
+            at = stop
+        merged = _merged(parts)
+        return b"".join(BlockStatus(*part).pack() for part in (merged[:1] if one else merged))
+
+    # -- turns -----------------------------------------------------------------------------------
+
+    async def _beside(self, change: Coroutine[Any, Any, Any]) -> None:
+        """A change of whole sectors, beside others."""
+        self._changing += 1
+        try:
+            await change
+        finally:
+            self._changing -= 1
+            if not self._changing and self._still is not None:
+                self._still.give(None)
+
+
+class _Alone:
+    """``async with``: no other change of the export is under way, and none begins."""
+
+    def __init__(self, export: Export) -> None:
+        self._export = export
+
+    async def __aenter__(self) -> None:
+        export = self._export
+        await export._edges.__aenter__()
+        export._alone = True
+        if export._changing:
+            export._still = Promise()
+            try:
+                await export._still
+            except BaseException:
+                await self.__aexit__()
+                raise
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._export._still = None
+        self._export._alone = False
+        await self._export._edges.__aexit__()
+
+
+def _flags(extent: Extent) -> int:
+    return StatusFlags.HOLE * (not extent.allocated) | StatusFlags.ZERO * extent.zero
+
+
+def _merged(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Neighbours that are alike as one."""
+    found: list[tuple[int, int]] = []
+    for length, flags in parts:
+        if found and found[-1][1] == flags and found[-1][0] + length <= MOST_STATUS:
+            found[-1] = (found[-1][0] + length, flags)
+        else:
+            found.append((length, flags))
+    return found
