@@ -58,6 +58,7 @@ def command(
     virtio_blk: Sequence[str],
     ide: Sequence[str],
     ahci: Sequence[str],
+    nvme: Sequence[str],
     controllers: Sequence[str],
     disks: Sequence[str],
     script: str | None,
@@ -82,6 +83,7 @@ def command(
     drivebay boot --virtio-blk mem:256M --run 'mkfs.ext4 -q /dev/vda && fsck.ext4 -f /dev/vda'
     drivebay boot --virtio-blk file:debian.img --firmware seabios -- -nic user
     drivebay boot --ahci mem:64M --run 'mkfs.ext4 -q /dev/sda && fsck.ext4 -f /dev/sda'
+    drivebay boot --nvme mem:64M --run 'mkfs.ext4 -q /dev/nvme0n1 && fsck.ext4 -f /dev/nvme0n1'
     drivebay boot --host unicorn --ide file:disk.img
     """
     from drivebay.guests.qemu import find_qemu
@@ -90,7 +92,7 @@ def command(
         from drivebay.cli import boot_unicorn
 
         drives = boot_unicorn.drives_of(
-            parse_controllers(virtio_blk, controllers, disks, ide, ahci, may_be_none=True)
+            parse_controllers(virtio_blk, controllers, disks, ide, ahci, nvme, may_be_none=True)
         )
         if script is not None or kernel or initrd or append or accel or cpus > 1 or qemu_args:
             raise CliError("--host unicorn runs firmware on one CPU", "say no more than --firmware")
@@ -99,7 +101,7 @@ def command(
         return boot_unicorn.boot(drives, path, memory, timeout, as_json)
 
     # Mistakes first, before anything starts.
-    configs = parse_controllers(virtio_blk, controllers, disks, ide, ahci)
+    configs = parse_controllers(virtio_blk, controllers, disks, ide, ahci, nvme)
     check_servable(configs)
     if kernel and firmware:
         raise CliError("--kernel and --firmware are two ways to boot", "choose one")
@@ -108,8 +110,8 @@ def command(
     qemu = find_qemu(progress)
     if not qemu.has_vfio_user and any(config.over_vfio_user for config in configs):
         version = ".".join(map(str, qemu.version))
-        raise CliError(f"QEMU {version} has no vfio-user-pci for IDE and AHCI", "QEMU 10.1 has it")
-    words = [("--virtio-blk", virtio_blk), ("--ide", ide), ("--ahci", ahci)]
+        raise CliError(f"QEMU {version} has no vfio-user-pci for PCI functions", "QEMU 10.1 has it")
+    words = [("--virtio-blk", virtio_blk), ("--ide", ide), ("--ahci", ahci), ("--nvme", nvme)]
     words += [("--controller", controllers), ("--disk", disks)]
     with Backend(
         [word for option, texts in words for text in texts for word in (option, text)]

@@ -17,10 +17,12 @@ from typing import Any, Final
 import click
 
 from drivebay.cli import ide as ide_places
+from drivebay.cli import nvme as nvme_places
 from drivebay.cli import sata as sata_places
-from drivebay.cli.drives import Drive
+from drivebay.cli.drives import Attached, Drive
 from drivebay.cli.errors import CliError
 from drivebay.cli.ide import IDE_FLAGS, IDE_KEYS, IdeDrive, ide_drive
+from drivebay.cli.nvme import NVME_FLAGS, NVME_KEYS, NvmeDisk, nvme_disk
 from drivebay.cli.sata import SATA_FLAGS, SATA_KEYS, SataDrive, sata_drive
 from drivebay.disk.spec import Attachment, parse_attachment
 
@@ -48,7 +50,7 @@ class DiskConfig:
 @dataclass
 class ControllerConfig:
     """A controller and its disks: of a virtio-blk controller one; of an IDE controller up to four
-    drives, of an AHCI controller up to 32.
+    drives, of an AHCI controller up to 32, of an NVMe controller up to 256 namespaces.
     """
 
     kind: str
@@ -62,11 +64,18 @@ class ControllerConfig:
     disks: list[DiskConfig] = field(default_factory=list)
     ide: list[IdeDrive] = field(default_factory=list)
     sata: list[SataDrive] = field(default_factory=list)
+    nvme: list[NvmeDisk] = field(default_factory=list)
 
     @property
     def drives(self) -> list[Drive]:
         """Those of either kind."""
         return [*self.ide, *self.sata]
+
+    @property
+    def attachments(self) -> list[Attachment]:
+        """What all its disks are, whatever they are here."""
+        found: list[Attached] = [*self.disks, *self.drives, *self.nvme]
+        return [each.attachment for each in found]
 
     @property
     def over_vfio_user(self) -> bool:
@@ -84,6 +93,8 @@ class _Kind:
     disk_keys: tuple[str, ...]
     add: Callable[[ControllerConfig, Attachment, Options], None]
     """Puts a disk on a controller."""
+    queues: int = 1
+    """How many it has unless said."""
 
 
 def _add_disk(controller: ControllerConfig, attachment: Attachment, options: Options) -> None:
@@ -102,6 +113,10 @@ def _add_sata(controller: ControllerConfig, attachment: Attachment, options: Opt
     controller.sata.append(sata_drive(attachment, options))
 
 
+def _add_nvme(controller: ControllerConfig, attachment: Attachment, options: Options) -> None:
+    controller.nvme.append(nvme_disk(attachment, options))
+
+
 _KINDS: Final = {
     "virtio-blk": _Kind(
         flags=("packed",),
@@ -112,6 +127,7 @@ _KINDS: Final = {
     ),
     "ide": _Kind((), ("socket",), IDE_FLAGS, IDE_KEYS, _add_ide),
     "ahci": _Kind((), ("socket",), SATA_FLAGS, SATA_KEYS, _add_sata),
+    "nvme": _Kind((), ("socket", "queues"), NVME_FLAGS, NVME_KEYS, _add_nvme, queues=64),
 }
 
 
@@ -131,6 +147,13 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
             multiple=True,
             metavar="KIND,id=NAME[,socket=PATH][,queues=N][,queue-size=N][,packed]",
             help=f"A controller by name; kinds: {', '.join(_KINDS)}.",
+        ),
+        click.option(
+            "--nvme",
+            "nvme",
+            multiple=True,
+            metavar="SPEC[,ro][,nsid=N][,block=512|4096][,serial=S][,socket=PATH]",
+            help="A namespace of an NVMe controller.",
         ),
         click.option(
             "--ahci",
@@ -165,18 +188,20 @@ def parse_controllers(
     disks: Sequence[str],
     ide: Sequence[str] = (),
     ahci: Sequence[str] = (),
+    nvme: Sequence[str] = (),
     *,
     may_be_none: bool = False,
 ) -> list[ControllerConfig]:
     """The controllers that the options name, each with its disks. Raises `CliError` or `SpecError`.
 
     virtio-blk controllers without a name get the next free of vda, vdb, ... All of `ide` are on one
-    controller, all of `ahci` on another, and every drive has a place.
+    controller, all of `ahci` on another, all of `nvme` on a third, and every drive has a place.
     """
     found = [_named(text) for text in controllers]
     found += [_short("virtio-blk", text) for text in virtio_blk]
     found += _shared("ide", ide)
     found += _shared("ahci", ahci)
+    found += _shared("nvme", nvme)
     _give_names(found)
     by_name = {controller.id: controller for controller in found}
     if len(by_name) < len(found):
@@ -187,6 +212,7 @@ def parse_controllers(
         _check_count(controller)
         controller.ide = ide_places.place(controller.ide)
         controller.sata = sata_places.place(controller.sata)
+        controller.nvme = nvme_places.place(controller.nvme)
     if not found and not may_be_none:
         raise CliError("there is nothing to serve", "--virtio-blk mem:64M serves 64 MiB of memory")
     return found
@@ -206,9 +232,9 @@ def ide_drives(controllers: Iterable[ControllerConfig]) -> list[IdeDrive]:
 def check_servable(controllers: Iterable[ControllerConfig]) -> None:
     """Raise `CliError` for what a controller cannot do on a socket."""
     for controller in controllers:
-        if controller.over_vfio_user and not controller.drives:
+        if not controller.attachments:
             raise CliError(
-                f"controller {controller.id} has no drives", f"--{controller.kind} mem:64M adds one"
+                f"controller {controller.id} has no disks", f"--{controller.kind} mem:64M adds one"
             )
         for drive in controller.drives:
             if drive.on_error == "stop":
@@ -242,10 +268,11 @@ def _short(name: str, text: str) -> ControllerConfig:
 
 
 def _shared(name: str, texts: Sequence[str]) -> list[ControllerConfig]:
-    """All drives of ``--ide``, or of ``--ahci``, on one controller."""
+    """All disks of ``--ide``, ``--ahci`` or ``--nvme`` on one controller."""
     if not texts:
         return []
-    kind, controller = _KINDS[name], ControllerConfig(name, name)
+    kind = _KINDS[name]
+    controller = ControllerConfig(name, name, queues=kind.queues)
     for text in texts:
         attachment = parse_attachment(text)
         options = attachment.checked(kind.disk_flags, (*kind.disk_keys, "socket"))
@@ -292,14 +319,16 @@ def _controller(kind: str, options: Options, text: str) -> ControllerConfig:
         kind=kind,
         id=name,
         socket=str(socket) if socket else None,
-        queues=_number(options, "queues", 1, 64, text),
+        queues=_number(options, "queues", 1, 64, text, _KINDS[kind].queues),
         queue_size=_queue_size(options, text),
         packed=bool(options.get("packed")),
     )
 
 
-def _number(options: Options, name: str, low: int, high: int, text: str) -> int:
-    value = str(options.get(name, low))
+def _number(
+    options: Options, name: str, low: int, high: int, text: str, default: int | None = None
+) -> int:
+    value = str(options.get(name, low if default is None else default))
     if not value.isascii() or not value.isdigit() or not low <= int(value) <= high:
         raise CliError(f"{text}: {name}={value}", f"{name} is a number from {low} to {high}")
     return int(value)

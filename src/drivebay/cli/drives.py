@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from drivebay.cli.errors import CliError
 from drivebay.disk.scanner import SpecError
@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
     from drivebay.platform.engine import Engine
 
-__all__ = ["DRIVE_FLAGS", "DRIVE_KEYS", "Drive", "check_names", "open_drive", "said_of", "taken"]
+__all__ = [
+    "DRIVE_FLAGS",
+    "DRIVE_KEYS",
+    "Attached",
+    "Drive",
+    "check_names",
+    "open_drive",
+    "said_of",
+    "taken",
+]
 
 DRIVE_FLAGS: Final = ("ro", "dvd")
 DRIVE_KEYS: Final = ("id", "serial", "model", "firmware", "on-error")
@@ -94,7 +103,17 @@ def check_names(drives: Iterable[Drive]) -> None:
             raise CliError(f"two drives have the id {name}", "give each an id=NAME of its own")
 
 
-def taken(drive: Drive, places: str, others: Iterable[Drive], free: Iterable[str]) -> CliError:
+class Attached(Protocol):
+    """A disk that the command line has put somewhere."""
+
+    @property
+    def attachment(self) -> Attachment:
+        """What was said."""
+
+
+def taken(
+    drive: Attached, places: str, others: Iterable[Attached], free: Iterable[str]
+) -> CliError:
     """What to say of a drive whose places others have."""
     whose = " and ".join(other.attachment.text for other in others)
     return CliError(

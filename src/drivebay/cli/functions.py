@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import ExitStack
-from typing import Final
+from typing import Any, Final
 
 from drivebay.ata.device import Device
 from drivebay.cli.controllers import ControllerConfig
 from drivebay.cli.drives import Drive, open_drive
+from drivebay.cli.nvme import open_namespace, serial_of
 from drivebay.cli.sata import LEAST_PORTS
 from drivebay.controllers.ahci import Ahci
 from drivebay.controllers.ide import PiixIde
+from drivebay.controllers.nvme import Nvme, Subsystem
 from drivebay.disk.contract import Disk
-from drivebay.platform.engine import Engine
+from drivebay.platform.engine import Engine, Lookout
 from drivebay.platform.interrupts import Line
 from drivebay.platform.memory import GuestMemory
 from drivebay.platform.pci import PciFunction, PciIdentity
@@ -30,32 +33,50 @@ unknown one in PIO. SeaBIOS knows no chips and takes what the programming interf
 
 def function_of(
     controller: ControllerConfig, memory: GuestMemory, engine: Engine
-) -> tuple[PciFunction, list[Disk], list[Device]]:
-    """The function, the disks that were opened for it, and its drives. Raises `CliError` and
-    `DiskOpenError`.
+) -> tuple[PciFunction, list[Disk], list[Any]]:
+    """The function, the disks that were opened for it, and whose commands must be at rest before
+    they are closed. Raises `CliError` and `DiskOpenError`.
     """
     with ExitStack() as opened:
         disks: list[Disk] = []
-        devices: list[Device] = []
+        devices: list[Any] = []
 
         def device(drive: Drive) -> Device:
             disks.append(open_drive(drive))
             opened.callback(disks[-1].close)
-            devices.append(drive.device(disks[-1], engine))
-            return devices[-1]
+            found = drive.device(disks[-1], engine)
+            devices.append(found)
+            return found
 
-        function: PiixIde | Ahci
+        function: PciFunction
         if controller.kind == "ide":
-            function = PiixIde(memory, (_nowhere(), _nowhere()), NATIVE_IDE, switchable=True)
+            function = piix = PiixIde(memory, (_nowhere(), _nowhere()), NATIVE_IDE, switchable=True)
             for ide in controller.ide:
-                function.attach(*ide.place, device(ide))
+                piix.attach(*ide.place, device(ide))
+        elif controller.kind == "nvme":
+            function = nvme = _nvme(controller, memory, engine)
+            for namespace in controller.nvme:
+                disks.append(open_namespace(namespace))
+                opened.callback(disks[-1].close)
+                nvme.add(namespace.place, disks[-1], lba_size=namespace.block)
+            devices.append(nvme)
         else:
             ports = max(LEAST_PORTS, *(sata.place + 1 for sata in controller.sata))
-            function = Ahci(memory, engine, ports=ports)
+            function = ahci = Ahci(memory, engine, ports=ports)
             for sata in controller.sata:
-                function.attach(sata.place, device(sata))
+                ahci.attach(sata.place, device(sata))
         opened.pop_all()
     return function, disks, devices
+
+
+def _nvme(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> Nvme:
+    """An NVMe controller; hosts tell subsystems apart by their names, so no two have the same."""
+    own = hashlib.sha256(f"{controller.id} {controller.socket}".encode()).hexdigest()
+    serial = serial_of(controller.nvme) or own[:20].upper()
+    nqn = f"nqn.2014-08.org.nvmexpress:uuid:{own[:8]}-{own[8:12]}-5{own[13:16]}-8{own[17:20]}"
+    subsystem = Subsystem(serial=serial, nqn=f"{nqn}-{own[20:32]}")
+    queues = controller.queues
+    return Nvme(memory, engine, subsystem=subsystem, queues=queues, linger=Lookout(engine))
 
 
 def _nowhere() -> Line:

@@ -49,6 +49,7 @@ def command(
     virtio_blk: Sequence[str],
     ide: Sequence[str],
     ahci: Sequence[str],
+    nvme: Sequence[str],
     controllers: Sequence[str],
     disks: Sequence[str],
 ) -> int:
@@ -66,7 +67,7 @@ def command(
     from drivebay.hosts.qtest.server import QtestHost
     from drivebay.platform.engine import Engine
 
-    configs = parse_controllers(virtio_blk, controllers, disks, ide, ahci, may_be_none=True)
+    configs = parse_controllers(virtio_blk, controllers, disks, ide, ahci, nvme, may_be_none=True)
     _check(machine, configs, legacy)
     ram_size = parse_memory("--m", memory)
     with ExitStack() as stack:

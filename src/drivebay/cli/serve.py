@@ -38,13 +38,14 @@ def command(
     virtio_blk: Sequence[str],
     ide: Sequence[str],
     ahci: Sequence[str],
+    nvme: Sequence[str],
     controllers: Sequence[str],
     disks: Sequence[str],
     as_json: bool,
     exit_with_parent: bool,
 ) -> int:
     """Serve controllers with disks to virtual machines, each on a socket: virtio-blk by vhost-user,
-    IDE and AHCI by vfio-user.
+    IDE, AHCI and NVMe by vfio-user.
 
     Prints the arguments with which QEMU and cloud-hypervisor attach to them, then runs until
     SIGTERM or Ctrl-C. SIGHUP looks at the sizes of the disks again, and tells the guests.
@@ -53,10 +54,11 @@ def command(
     drivebay serve --virtio-blk file:disk.img,socket=/tmp/vda.sock
     drivebay serve --virtio-blk 'memdiff:file:base.img' --virtio-blk mem:1G
     drivebay serve --ahci file:disk.img,socket=/tmp/ahci.sock --ahci iso:cd.iso,dvd
+    drivebay serve --nvme file:disk.img --nvme mem:1G,nsid=7
     """
     if exit_with_parent:
         end_with_parent(os.getppid())
-    configs = parse_controllers(virtio_blk, controllers, disks, ide, ahci)
+    configs = parse_controllers(virtio_blk, controllers, disks, ide, ahci, nvme)
     check_servable(configs)
     with ExitStack() as stack:
         listeners = _listeners(configs, stack)
@@ -139,12 +141,10 @@ def _serve(
 
 def _line(config: ControllerConfig, size: int) -> dict[str, Any]:
     assert config.socket is not None
-    attached = [disk.attachment for disk in config.disks]
-    attached += [drive.attachment for drive in config.drives]
     line = {
         "id": config.id,
         "kind": config.kind,
-        "disk": " and ".join(attachment.disk.text for attachment in attached),
+        "disk": " and ".join(attachment.disk.text for attachment in config.attachments),
         "size": size,
         "socket": config.socket,
         "qemu": frontends.qemu(config, config.socket),

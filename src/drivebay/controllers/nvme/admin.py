@@ -166,6 +166,7 @@ class Admin:
         )
         queue.shadow = self._shadow(2 * number + 1, 0)
         controller.cqs[number] = queue
+        controller.queues_changed()
         return 0
 
     def _create_sq(self, _sq: SubmissionQueue, command: Command) -> int:
@@ -185,6 +186,7 @@ class Admin:
         sq.shadow = self._shadow(2 * number, 0)
         cq.users += 1
         controller.sqs[number] = sq
+        controller.queues_changed()
         return 0
 
     def _check_place(self, command: Command, size: int, entry: int, *, contiguous: bool) -> None:
@@ -206,6 +208,7 @@ class Admin:
         if cq.users:
             raise Refused(Status.INVALID_QUEUE_DELETION, f"completion queue {number} is in use")
         cqs[number] = None
+        self._controller.queues_changed()
         self._controller.interrupts.drive_pin()
         return 0
 
@@ -227,6 +230,7 @@ class Admin:
             await Quiet(sq)
         if self._controller.sqs[sq.id] is sq:  # and not one of another life
             self._controller.sqs[sq.id] = None
+            self._controller.queues_changed()
             sq.cq.users -= 1
 
     def _abort(self, _sq: SubmissionQueue, command: Command) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
 from drivebay.controllers.nvme.admin import Admin
+from drivebay.controllers.nvme.arbitration import Turns
 from drivebay.controllers.nvme.events import Events
 from drivebay.controllers.nvme.features import Features
 from drivebay.controllers.nvme.interrupts import Interrupts, Vectors
@@ -89,7 +90,9 @@ class Controller:
         self.queues, self.doorbell_bytes = queues, 4 << stride
         self.sqs: list[SubmissionQueue | None] = [None] * (queues + 1)
         self.cqs: list[CompletionQueue | None] = [None] * (queues + 1)
-        self.interrupts = Interrupts(engine, messages, pin, self._completion_queues)
+        self.live_sqs: tuple[SubmissionQueue, ...] = ()
+        self.live_cqs: tuple[CompletionQueue, ...] = ()
+        self.interrupts = Interrupts(engine, messages, pin, lambda: self.live_cqs)
         self.fast: dict[int, Namespace] = {}
         """Namespaces by id that READ and WRITE may use without further questions."""
         self.attached: set[int] = set()
@@ -104,6 +107,7 @@ class Controller:
         """Doorbells are in guest memory, too."""
         self.cc, self.csts = CC(0), CSTS(0)
         self.aqa = self.asq = self.acq = 0
+        self.turns = Turns.of(self.features.arbitration, weighted=False)
         self._working = False
         self._leaving: set[SubmissionQueue] = set()
         self._life = 0
@@ -138,15 +142,15 @@ class Controller:
         """Whether all doorbells fit into a page: only then may they be in memory, too."""
         return 2 * (self.queues + 1) * self.doorbell_bytes <= PAGE
 
-    @property
-    def arbitration(self) -> int:
-        """CC.AMS."""
-        return self.cc.AMS
+    def queues_changed(self) -> None:
+        """Queues have come or gone."""
+        self.live_sqs = tuple(sq for sq in self.sqs if sq is not None)
+        self.live_cqs = tuple(cq for cq in self.cqs if cq is not None)
 
-    @property
-    def burst(self) -> int:
-        """The Arbitration feature."""
-        return self.features.arbitration
+    def arbitration_changed(self) -> None:
+        """Take turns as the host says."""
+        weighted = self.cc.AMS == Arbitration.WEIGHTED
+        self.turns = Turns.of(self.features.arbitration, weighted=weighted)
 
     @property
     def write_through(self) -> bool:
@@ -284,9 +288,6 @@ class Controller:
             self.worker.kick()
         self.interrupts.drive_pin()
 
-    def _completion_queues(self) -> Iterator[CompletionQueue]:
-        return (queue for queue in self.cqs if queue is not None)
-
     # -- registers -------------------------------------------------------------------------------
 
     def read_CAP(self) -> int:
@@ -407,6 +408,8 @@ class Controller:
         cq = self.cqs[0] = CompletionQueue(0, self.acq, sizes[1])
         self.sqs[0] = SubmissionQueue(0, self.asq, sizes[0], cq)
         cq.users = 1
+        self.queues_changed()
+        self.arbitration_changed()
         self._look_ready()
 
     def _look_ready(self) -> None:
@@ -440,6 +443,7 @@ class Controller:
                 self.sqs[number] = None
                 self.retire(sq)
         self.cqs[:] = [None] * len(self.cqs)
+        self.queues_changed()
         self.shadows = False
         self.page_size = PAGE
         self.interrupts.reset()
@@ -467,7 +471,7 @@ class Controller:
     @property
     def at_rest(self) -> bool:
         """Whether nothing is under way."""
-        return not self._leaving and not any(sq.tasks for sq in self.sqs if sq is not None)
+        return not self._leaving and not any(sq.tasks for sq in self.live_sqs)
 
     def _shut_down(self) -> None:
         """CC.SHN (section 3.6): make everything stable, then say so."""
@@ -506,8 +510,8 @@ class Controller:
             "working": self._working,
             "shadows": self.shadows,
             "attached": sorted(self.attached),
-            "sqs": [sq.save() for sq in self.sqs if sq is not None],
-            "cqs": [cq.save() for cq in self._completion_queues()],
+            "sqs": [sq.save() for sq in self.live_sqs],
+            "cqs": [cq.save() for cq in self.live_cqs],
             "interrupts": self.interrupts.save(),
             "statistics": self.statistics.save(),
             "logs": self.logs.save(),
@@ -545,6 +549,8 @@ class Controller:
                 raise ValueError("the saved state has a submission queue without completions")
             cq.users += 1
             self.sqs[saved["id"]] = SubmissionQueue.restore(self._memory, saved, cq)
+        self.queues_changed()
+        self.arbitration_changed()
         self.interrupts.restore(state["interrupts"])
         for saved in state["sqs"]:
             sq = self.sqs[saved["id"]]

@@ -152,6 +152,7 @@ class Features:
             if plain == FeatureId.ERROR_RECOVERY and ErrorRecovery(command.cdw11).DULBE:
                 raise Refused(Status.INVALID_FIELD, "deallocated blocks can be read")
             self._values[plain] = command.cdw11 & _PLAIN[plain][1]
+            self._controller.arbitration_changed()
             return 0
         return self._special[number][1](command)
 

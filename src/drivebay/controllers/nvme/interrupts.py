@@ -79,16 +79,12 @@ class Interrupts:
 
     def drive_pin(self) -> None:
         """The pin is up while there is an entry that nobody has taken, and that may say so."""
-        self._pin.set(
-            not self._messages.enabled
-            and any(
-                queue.unread
-                and queue.interrupts
-                and not self.mask >> queue.vector & 1
-                and queue.vector not in self._held
-                for queue in self._queues()
-            )
-        )
+        level = False
+        if not self._messages.enabled:
+            for queue in self._queues():
+                if queue.head != queue.tail and queue.interrupts:
+                    level |= not self.mask >> queue.vector & 1 and queue.vector not in self._held
+        self._pin.set(level)
 
     def reset(self) -> None:
         """Nothing is masked, nothing is held back."""

@@ -247,11 +247,6 @@ class CompletionQueue:
         """Whether the driver uses the doorbell in memory: the register is a kick, then."""
         return self.shadow is not None and self.shadow.used
 
-    @property
-    def unread(self) -> bool:
-        """Whether there are entries that the driver has not taken."""
-        return self.head != self.tail
-
     def look(self) -> None:
         """Look at the doorbell in memory. A value that cannot be changes nothing."""
         if self.shadow is not None:

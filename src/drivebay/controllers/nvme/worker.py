@@ -17,7 +17,6 @@ from drivebay.controllers.nvme.arbitration import one_round
 from drivebay.controllers.nvme.observer import Dropped, Observer
 from drivebay.controllers.nvme.opcodes import Fuse, NvmOpcode
 from drivebay.controllers.nvme.queues import CompletionQueue, Row, SubmissionQueue
-from drivebay.controllers.nvme.registers import Arbitration
 from drivebay.controllers.nvme.status import Refused, Status, status_name, status_of
 from drivebay.controllers.nvme.structures import SQE_SIZE, Command, Completion, IoFlags
 from drivebay.controllers.nvme.transfer import prp_views
@@ -73,25 +72,27 @@ class Worker:
         controller = self._controller
         left = BATCH
         while controller.working:
-            before = left
-            weighted = controller.arbitration == Arbitration.WEIGHTED
-            queues = [queue for queue in controller.sqs if queue is not None]
+            queues = controller.live_sqs
             if controller.shadows:
                 for queue in queues:
                     queue.look()
                     self._look_for_room(queue.cq)
-            for queue, most in one_round(queues, controller.burst, weighted, left):
-                left -= self._serve(queue, min(most, left))
+            before = left
+            for queue, most in one_round(queues, controller.turns, left):
+                left -= self._serve(queue, most if most < left else left)
                 if left <= 0 or not controller.working:
                     break
-            self.publish()
+            if left < before:
+                self.publish()
             if left <= 0:
                 self._engine.later(self.kick)
                 return
-            if left == before and (not controller.shadows or self._idle(queues)):
+            if any(queue.serves for queue in queues):
+                continue
+            if not controller.shadows or self._idle(queues):
                 return
 
-    def _idle(self, queues: list[SubmissionQueue]) -> bool:
+    def _idle(self, queues: tuple[SubmissionQueue, ...]) -> bool:
         """Whether nothing comes by the doorbells in memory; those shall be told of, then."""
 
         def came() -> bool:
@@ -321,8 +322,8 @@ class Worker:
     def publish(self) -> None:
         """Post what waits, and interrupt once for each queue."""
         controller = self._controller
-        for cq in controller.cqs:
-            if cq is not None and cq.waiting:
+        for cq in controller.live_cqs:
+            if cq.waiting:
                 self.publish_queue(cq)
 
     def publish_queue(self, cq: CompletionQueue) -> None:

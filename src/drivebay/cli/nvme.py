@@ -1,0 +1,106 @@
+"""What the command line says of the namespaces of an NVMe controller: which id, what blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from drivebay.cli.drives import taken
+from drivebay.cli.errors import CliError
+from drivebay.disk.spec import Attachment
+
+if TYPE_CHECKING:
+    from drivebay.disk.contract import Disk
+
+__all__ = [
+    "NVME_FLAGS",
+    "NVME_KEYS",
+    "NvmeDisk",
+    "nvme_disk",
+    "open_namespace",
+    "place",
+    "serial_of",
+]
+
+NVME_FLAGS: Final = ("ro",)
+NVME_KEYS: Final = ("nsid", "block", "serial")
+MOST_NAMESPACES: Final = 256
+BLOCKS: Final = ("512", "4096")
+SERIAL_ROOM: Final = 20
+
+
+@dataclass(frozen=True)
+class NvmeDisk:
+    """A disk to be a namespace; `nsid` is None where any will do, `block` where the disk says."""
+
+    attachment: Attachment
+    read_only: bool = False
+    nsid: int | None = None
+    block: int | None = None
+    serial: str | None = None
+    """Of the subsystem, which all its namespaces share."""
+
+    @property
+    def place(self) -> int:
+        """The namespace id, once `place` has given it one."""
+        assert self.nsid is not None
+        return self.nsid
+
+
+def nvme_disk(attachment: Attachment, options: Mapping[str, str | bool]) -> NvmeDisk:
+    """The namespace that checked options describe. Raises `CliError`."""
+    text = attachment.text
+    nsid, block, serial = (options.get(key) for key in NVME_KEYS)
+    if nsid is not None and not (str(nsid).isdecimal() and 0 < int(nsid) <= MOST_NAMESPACES):
+        raise CliError(f"{text}: nsid={nsid}", f"a number from 1 to {MOST_NAMESPACES}")
+    if block is not None and block not in BLOCKS:
+        raise CliError(f"{text}: block={block}", f"bytes of a block: {' or '.join(BLOCKS)}")
+    if serial is not None and not (str(serial).isascii() and len(str(serial)) <= SERIAL_ROOM):
+        raise CliError(f"{text}: serial={serial}", f"{SERIAL_ROOM} ASCII characters at most")
+    return NvmeDisk(
+        attachment,
+        bool(options.get("ro")),
+        None if nsid is None else int(nsid),
+        None if block is None else int(block),
+        None if serial is None else str(serial),
+    )
+
+
+def place(disks: Iterable[NvmeDisk]) -> list[NvmeDisk]:
+    """The namespaces by id; those without one get the first that is free.
+
+    Raises `CliError` if two want the same id, there are more than a subsystem has, or they do not
+    agree on the serial number.
+    """
+    disks = sorted(disks, key=lambda disk: disk.nsid is None)  # those who choose come first
+    if len(disks) > MOST_NAMESPACES:
+        raise CliError(f"{len(disks)} namespaces", f"a subsystem has {MOST_NAMESPACES}")
+    serials = {disk.serial for disk in disks if disk.serial is not None}
+    if len(serials) > 1:
+        raise CliError(
+            f"serials {' and '.join(sorted(serials))}", "the namespaces of a controller share one"
+        )
+    placed: dict[int, NvmeDisk] = {}
+    for disk in disks:
+        free = next(nsid for nsid in range(1, MOST_NAMESPACES + 2) if nsid not in placed)
+        nsid = free if disk.nsid is None else disk.nsid
+        if nsid in placed:
+            raise taken(disk, f"nsid {nsid}", [placed[nsid]], [f"nsid={free}"])
+        placed[nsid] = replace(disk, nsid=nsid)
+    return [placed[nsid] for nsid in sorted(placed)]
+
+
+def serial_of(disks: Iterable[NvmeDisk]) -> str | None:
+    """The serial number that was said, if one was."""
+    return next((disk.serial for disk in disks if disk.serial is not None), None)
+
+
+def open_namespace(wanted: NvmeDisk) -> Disk:
+    """Open its disk. Raises `CliError` for one that has no such blocks, and `DiskOpenError`."""
+    disk = wanted.attachment.disk.open(wanted.read_only)
+    if wanted.block is not None and wanted.block < disk.sector_size:
+        text, size = wanted.attachment.disk.text, disk.sector_size
+        disk.close()
+        raise CliError(f"{text}: block={wanted.block}", f"the disk has sectors of {size} bytes")
+    return disk
