@@ -83,6 +83,7 @@ class LayeredDisk(Disk):
 
         self._visible = [place.layer.sector_count for place in places]
         self._arrangement = 0
+        self._merging = False
         self._failed_caches: set[CacheLayer] = set()
         self._arrange(tuple(places))
         self._leave_top = top.on_resize(self._top_resized)
@@ -285,12 +286,15 @@ class LayeredDisk(Disk):
 
     async def unmap(self, sector: int, count: int) -> None:
         """Unmap in the layers that are written; one that promised zeroes gives them."""
-        if self._must_zero and self.unmap_behaviour is not Unmap.IGNORED:
+        if self.unmap_behaviour is Unmap.IGNORED:
+            self._check_change(sector, count)
+            return
+        if self._must_zero:
             await self.write_zeroes(sector, count, unmap=True)
             return
         await self._change(
             sector,
-            0 if self.unmap_behaviour is Unmap.IGNORED else count,
+            count,
             lambda layer, start, run, next_is_zero: layer.unmap(start, run, next_is_zero),
         )
 
@@ -388,8 +392,8 @@ class LayeredDisk(Disk):
         Raises `InvalidInput` if it does not fit, and what the flush raises: then nothing happened.
         """
         async with self.quiet():
-            reason = self._misfit(top)
-            if reason:
+            self._check_not_merging()
+            if reason := self._misfit(top):
                 raise InvalidInput(f"{top.kind}: {reason}")
             await self._flush()
             self._leave_top()
@@ -409,24 +413,45 @@ class LayeredDisk(Disk):
             return "would lose what the disk has promised to keep"
         return ""
 
-    def write_through_top(self, through: bool) -> None:
-        """Whether from now on writes go to the second layer too. Only while it is `quiet`."""
-        top, *rest = self._places
-        self._arrange((Place(top.layer, top.read_cache, through), *rest))
+    async def begin_merge(self) -> tuple[Layer, Layer]:
+        """From now on write to the second layer too. The top one, and the second. Only while it is
+        `quiet`.
 
-    def pop(self) -> None:
-        """Leave out the top layer: the second is the top. Only while it is `quiet`.
-
-        Reads under way may still use the old top; it is closed when nobody holds it any more.
+        Raises `InvalidInput` where that cannot be, and what resizing the second layer raises.
         """
+        self._check_not_merging()
+        if self.read_only or len(self._places) < 2 or len(self._written) > 1:
+            raise InvalidInput("there is no layer to merge the top one into")
+        top, into = self.layers[:2]
+        if into.read_only:
+            raise InvalidInput(f"{into.kind}: is read-only")
+        if self._visible[1] < into.sector_count:  # what a shrink has hidden must not come back
+            await into.resize(self._visible[1])
+        if into.sector_count < self.sector_count:
+            await into.resize(self.sector_count)
+        self._visible[1] = into.sector_count
+        self._merging = True
+        self._arrange((Place(top, write_through=True), *self._places[1:]))
+        return top, into
+
+    def end_merge(self, merged: bool) -> None:
+        """Write to one layer again: to the second and without the top one if they are `merged`.
+        Only while it is `quiet`.
+
+        Reads under way may still use the old top.
+        """
+        self._merging = False
+        if not merged:
+            self._arrange((Place(self.layers[0]), *self._places[1:]))
+            return
         self._leave_top()
         del self._visible[0]
         self._arrange(self._places[1:])
         self._leave_top = self.layers[0].on_resize(self._top_resized)
 
-    def seen(self, number: int) -> int:
-        """How many sectors of layer `number` show."""
-        return self._visible[number]
+    def _check_not_merging(self) -> None:
+        if self._merging:
+            raise InvalidInput("the top layer is being merged into the next")
 
     # -- size ------------------------------------------------------------------------------------
 
@@ -436,6 +461,7 @@ class LayeredDisk(Disk):
             raise ReadOnly(self.kind)
         if self._gate is not None:
             await self._turn()
+        self._check_not_merging()
         self._begin()
         try:
             await self.layers[0].resize(sector_count)

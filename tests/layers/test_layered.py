@@ -154,7 +154,7 @@ def test_an_overwritten_sector_never_shows_what_is_below_while_a_read_waits() ->
 def test_a_layered_disk_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(DiskOpenError, match="layers: there are none"):
         LayeredDisk([])
-    with pytest.raises(DiskOpenError, match=r"layer 1 .* sectors of 512 bytes\): has other sectors"):
+    with pytest.raises(DiskOpenError, match=r"layer 1 .* 512 bytes\): has other sectors"):
         LayeredDisk.over(RamLayer(SIZE, sector_size=4096), RamDisk(SIZE))
     with pytest.raises(DiskOpenError, match="read-only"):
         LayeredDisk([DiskLayer(RamDisk(SIZE, read_only=True))])
