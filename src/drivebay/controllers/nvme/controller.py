@@ -181,8 +181,10 @@ class Controller:
             self.namespace_changed(nsid)
 
     def namespace_changed(self, nsid: int) -> None:
-        """The host shall look at a namespace again."""
+        """The host shall look at a namespace again, if it has looked already."""
         self.refresh()
+        if not self._working:
+            return
         self.logs.namespace_changed(nsid)
         self.events.tell(
             EventType.NOTICE, NoticeEvent.NAMESPACE_ATTRIBUTES, LogId.CHANGED_NAMESPACES
