@@ -1,0 +1,82 @@
+"""NVMe over vfio-user, with Linux's driver under QEMU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from drivebay.cli.backend import Backend
+from drivebay.guests.linux import LinuxGuest
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
+
+VERIFY = (
+    "fio --name=v --filename=/dev/nvme0n1 --direct=1 --ioengine=libaio --iodepth={} --rw=randwrite"
+    " --bs={} --size=16M --verify=crc32c --do_verify=1 --verify_fatal=1"
+)
+ADMIN = """
+set -e
+n=/dev/nvme0
+nvme list-ns $n | tee /dev/stderr
+nvme smart-log $n
+nvme error-log $n | head -5
+nvme fw-log $n
+nvme effects-log $n | head -3
+nvme get-feature $n -f 7
+nvme get-feature $n -f 4
+echo data > /tmp/data; truncate -s 4096 /tmp/data
+nvme write ${n}n1 -s 0 -c 7 -z 4096 -d /tmp/data
+nvme compare ${n}n1 -s 0 -c 7 -z 4096 -d /tmp/data
+nvme copy ${n}n1 --sdlba=8 --slbs=0 --blocks=7
+cmp -n 4096 /tmp/data /dev/nvme0n1
+nvme verify ${n}n1 -s 0 -c 7
+nvme write-zeroes ${n}n1 -s 0 -c 7
+nvme dsm ${n}n1 --ad --slbs=8 --blocks=8
+nvme flush ${n}n1
+nvme fw-download $n --fw=/tmp/data
+nvme fw-commit $n --slot=2 --action=3
+nvme fw-log $n
+nvme sanitize $n --sanact=2
+sleep 1
+nvme sanitize-log $n
+nvme format ${n}n1 --lbaf=1 --force
+nvme reset $n
+nvme subsystem-reset $n || true
+"""
+
+
+def test_linux_keeps_a_file_system_on_a_namespace(tmp_path: Path) -> None:
+    script = (
+        "mkfs.ext4 -q /dev/nvme0n1 && mount /dev/nvme0n1 /mnt && cp -r /bin /mnt && sync"
+        " && umount /mnt && fsck.ext4 -fn /dev/nvme0n1"
+    )
+    with (
+        Backend(["--nvme", f"file:{tmp_path}/disk.img;create=64M"]) as backend,
+        LinuxGuest(qemu_args=backend.qemu_arguments()) as guest,
+    ):
+        result = guest.run(script, timeout=300)
+        assert result.status == 0, result.output
+
+
+def test_fio_verifies_and_discards() -> None:
+    with (
+        Backend(["--nvme", "mem:32M,serial=BAY7"]) as backend,
+        LinuxGuest(qemu_args=backend.qemu_arguments(), tools=["fio", "nvme"], cpus=2) as guest,
+    ):
+        for depth, size in ((1, "4k"), (32, "4k"), (128, "4k"), (4, "1m")):
+            result = guest.run(VERIFY.format(depth, size), timeout=300)
+            assert result.status == 0, result.output
+            assert "err= 0" in result.output
+        discarded = "blkdiscard /dev/nvme0n1 && cmp -n 33554432 /dev/nvme0n1 /dev/zero"
+        assert guest.run(discarded).status == 0
+        assert "BAY7" in guest.run("nvme list").output
+
+
+def test_nvme_cli_asks_for_everything() -> None:
+    with (
+        Backend(["--nvme", "mem:32M", "--nvme", "mem:16M,nsid=7"]) as backend,
+        LinuxGuest(qemu_args=backend.qemu_arguments(), tools=["nvme"]) as guest,
+    ):
+        result = guest.run(ADMIN, timeout=300)
+        assert result.status == 0, result.output
