@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import guest, ide, inprocess, machine, pci_guest, report, vhost_user
+from benchmarks import filters, guest, ide, inprocess, machine, pci_guest, report, vhost_user
 from benchmarks.peers import PeerError
 from benchmarks.progress import Progress
 from benchmarks.report import Result
@@ -23,6 +23,7 @@ PARTS: dict[str, Callable[[Run], Iterator[Result]]] = {
     "in-process": inprocess.measure,
     "ide": lambda run: chain(ide.measure(run), pci_guest.measure_ide(run)),
     "ahci": pci_guest.measure_ahci,
+    "filters": filters.measure,
 }
 
 
