@@ -6,11 +6,11 @@ __all__ = ["CliError", "ToldAlready", "told"]
 
 
 class CliError(Exception):
-    """What went wrong, and what to do about it."""
+    """What went wrong, and what to do about it. The exit status is `status`."""
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", status: int = 1) -> None:
         super().__init__(message)
-        self.hint = hint
+        self.hint, self.status = hint, status
 
 
 class ToldAlready(CliError):
