@@ -277,15 +277,17 @@ class Controller:
             guest_log.warning("nvme: queue %d of %d: doorbell %d", queue.id, queue.size, value)
             self.events.tell(EventType.ERROR, ErrorEvent.INVALID_DOORBELL_VALUE, LogId.ERRORS)
             return
-        queue.look()
         if isinstance(queue, SubmissionQueue):
+            queue.look()
             if not queue.in_memory:
                 queue.tail = value
             self.worker.kick()
             return
+        was_full = queue.room <= 0
+        queue.look()
         if not queue.in_memory:
             queue.head = value
-        if queue.waiting:
+        if was_full:
             self.worker.publish_queue(queue)
             self.worker.kick()
         self.interrupts.drive_pin()
