@@ -238,6 +238,20 @@ def test_commit_and_rebase(tool: Tool) -> None:
     assert "has no layers" in tool("commit", "other.img", status=1)
 
 
+@pytest.mark.parametrize("format", ["qcow2", "vhd", "vhdx"])
+def test_commit_of_an_image_into_what_its_header_names(format: str, tool: Tool) -> None:
+    base, top = f"base.{format}", f"top.{format}"
+    tool("create", base, "8M")
+    write(base, (0, noise(MIB)))
+    tool("create", top, "-b", base)
+    write(f"{format}:chain:{top}", (100, noise(512, 3)), (9000, noise(4096, 4)))
+    tool("convert", f"{format}:chain:{top}", "shown.img")
+    tool("commit", f"{format}:chain:{top}")
+    assert tool("compare", base, "shown.img") == "the same\n"
+    tool("check", base)
+    assert "has no layers" in tool("commit", base, status=1)
+
+
 def test_resize_is_checked(tool: Tool) -> None:
     write("a.img;create=4M")
     for arguments, what in {

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS",
+    "STORED_AS",
     "Format",
     "Found",
     "create_image",
@@ -177,7 +178,7 @@ FORMATS: Final = {
     )
 }
 STORED_AS: Final = {"raw": "raw", "qcow2": "qcow2", "vhd": "vpc", "vhdx": "vhdx"}
-"""By what name a qcow2 image calls the format of what it stands on."""
+"""By what name the header of an image, and so `chain.FORMATS`, calls a format."""
 
 
 def format_of(path: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from drivebay.cli.disk_formats import (
+    FORMATS,
+    STORED_AS,
     create_image,
     escaped,
     format_of,
@@ -21,6 +23,9 @@ from drivebay.cli.working import work
 from drivebay.disk.scanner import Node, Scanner
 from drivebay.disk.spec import open_disk, parse
 from drivebay.disk.tree import describe, size_text
+
+if TYPE_CHECKING:
+    from drivebay.disk.contract import Disk
 
 __all__ = ["check", "commit", "create", "rebase", "resize"]
 
@@ -123,22 +128,32 @@ def resize(spec: str, size: str, shrink: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("spec")
 def commit(spec: str) -> None:
-    """Write what the top layer of SPEC (sqldiff:TOP:BASE) holds to the disk under it.
+    """Write what the top layer of SPEC holds to the disk under it, which then shows what SPEC does.
 
-    SPEC shows the same afterwards, and so does the disk under it alone.
+    SPEC is as sqldiff:TOP:BASE, or an image whose header names another: qcow2:chain:TOP.
     """
     from drivebay.disk.layers.layered import LayeredDisk
     from drivebay.disk.layers.operations import commit as merge
 
-    node = parse(spec)
-    if len(node.inner) == 1:
-        node.inner[0].written = True
-    with closing(node.open()) as disk:
+    with closing(_mergeable(parse(spec))) as disk:
         if not isinstance(disk, LayeredDisk):
             raise CliError(f"{spec}: has no layers", "a disk with layers is sqldiff:TOP:BASE")
         top = work(merge(disk))
         top.close()
-    click.echo(f"{node.inner[0].text}: holds what was in the layer over it")
+    click.echo(f"{spec}: what the top layer holds is in the disk under it too")
+
+
+def _mergeable(node: Node) -> Disk:
+    """The disk of `node`, open so that its second layer can be written."""
+    if node.kind in FORMATS:
+        from drivebay.disk.formats.chain import FORMATS as LAYERS
+        from drivebay.disk.formats.chain import open_image
+
+        format = LAYERS[STORED_AS[node.kind]]
+        return open_image(format, node.inner[0], False, chain=True, writes_parent=True)
+    if len(node.inner) == 1:
+        node.inner[0].written = True
+    return node.open()
 
 
 @click.command()

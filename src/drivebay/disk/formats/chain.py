@@ -94,10 +94,13 @@ def open_store(node: Node, read_only: bool) -> Disk:
     return node.open(read_only)
 
 
-def open_image(format: Format, below: Node, read_only: bool, *, chain: bool) -> Disk:
+def open_image(
+    format: Format, below: Node, read_only: bool, *, chain: bool, writes_parent: bool = False
+) -> Disk:
     """The image in the disk `below`, over its parents if `chain` says so. Raises `DiskOpenError`.
 
-    The disks under it are closed with it.
+    The disks under it are closed with it. With `writes_parent` the image can be merged into the
+    first of its parents, which are only read otherwise.
     """
     store = open_store(below, read_only)
     try:
@@ -114,7 +117,7 @@ def open_image(format: Format, below: Node, read_only: bool, *, chain: bool) -> 
                 f"{below.text}: stands on {_shown(top.parent.paths[0])}, which was not asked for",
                 f"write {top.kind}:chain:{below.text} to let its header name files",
             )
-        _add_parents(layers, getattr(store, "path", None))
+        _add_parents(layers, getattr(store, "path", None), writes_parent)
         return LayeredDisk(layers, read_only=read_only)
     except BaseException:
         for layer in layers:
@@ -122,7 +125,7 @@ def open_image(format: Format, below: Node, read_only: bool, *, chain: bool) -> 
         raise
 
 
-def _add_parents(layers: list[Layer], path: str | None) -> None:
+def _add_parents(layers: list[Layer], path: str | None, writes_first: bool) -> None:
     """Put every ancestor of the image ``layers[0]``, which is in the file `path`, under it."""
     seen = {_identity(os.stat(path))} if path is not None else set()
     child = layers[-1]
@@ -135,13 +138,13 @@ def _add_parents(layers: list[Layer], path: str | None) -> None:
         if _identity(status) in seen:
             raise DiskOpenError(f"{_shown(path)}: stands on itself")
         seen.add(_identity(status))
-        layer = _open_parent(path, parent.format)
+        layer = _open_parent(path, parent.format, not writes_first or len(layers) > 1)
         layers.append(layer)
         child.check_parent(layer)
         child = layer
 
 
-def _open_parent(path: str, format: str) -> Layer:
+def _open_parent(path: str, format: str, read_only: bool) -> Layer:
     if format not in FORMATS:
         raise DiskOpenError(
             f"{_shown(path)}: a parent of the format {format!r}"
@@ -150,9 +153,9 @@ def _open_parent(path: str, format: str) -> Layer:
             f"formats are {', '.join(FORMATS)}; qemu-img rebase -u -F FORMAT -b {_shown(path)} says"
             " it",
         )
-    disk = FileDisk(path, read_only=True, ragged=True)
+    disk = FileDisk(path, read_only=read_only, ragged=True)
     try:
-        return FORMATS[format](disk, read_only=True)
+        return FORMATS[format](disk, read_only=read_only)
     except BaseException:
         disk.close()
         raise
