@@ -251,9 +251,10 @@ class LayeredDisk(Disk):
         """Write to the top layer, and on through those that write through."""
         if self.read_only:
             self._check_change(sector, byte_length(buffers) >> self._shift)
-        if self._gate is not None:
+        if self._gate is None:
+            self._begin()
+        else:
             await self._turn()
-        self._begin()
         try:
             await self._written[0].write(sector, buffers, fua or self._stable)
             for number in range(1, len(self._written)):
@@ -272,9 +273,10 @@ class LayeredDisk(Disk):
         """
         if self.read_only:
             return
-        if self._gate is not None:
+        if self._gate is None:
+            self._begin()
+        else:
             await self._turn()
-        self._begin()
         try:
             await self._flush()
         finally:
@@ -316,11 +318,13 @@ class LayeredDisk(Disk):
         """Change the range in each layer that is written, the lowest first: what an upper one drops
         must be zero below by then.
         """
-        if self._gate is not None:
-            await self._turn()
         self._check_change(sector, count)
-        self._begin()
+        if self._gate is None:
+            self._begin()
+        else:
+            await self._turn()
         try:
+            self._check_change(sector, count)  # a resize may have come before
             for number in reversed(range(len(self._written))):
                 seen = min(count, self._visible[number] - sector)
                 async for start, run, next_is_zero in self.spans(sector, seen, number + 1):
@@ -365,13 +369,21 @@ class LayeredDisk(Disk):
             finally:
                 waiting, self._gate, self._idle = self._gate, None, None
                 for turn in waiting:
-                    turn.give(None)
+                    if not turn.abandoned:
+                        self._begin()  # for it: nobody may shut the gate again before it was in
+                        turn.give(None)
 
     async def _turn(self) -> None:
-        while self._gate is not None:
-            turn = Promise[None]()
-            self._gate.append(turn)
+        """Wait for the gate to open; then the change has begun."""
+        assert self._gate is not None
+        turn = Promise[None]()
+        self._gate.append(turn)
+        try:
             await turn
+        except BaseException:
+            if not turn.cancel():
+                self._end()
+            raise
 
     def _begin(self) -> None:
         self._active += 1
@@ -459,11 +471,12 @@ class LayeredDisk(Disk):
         """Resize the top layer."""
         if self.read_only:
             raise ReadOnly(self.kind)
-        if self._gate is not None:
+        if self._gate is None:
+            self._begin()
+        else:
             await self._turn()
-        self._check_not_merging()
-        self._begin()
         try:
+            self._check_not_merging()
             await self.layers[0].resize(sector_count)
         finally:
             self._end()

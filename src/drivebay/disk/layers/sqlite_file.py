@@ -119,7 +119,7 @@ class SqliteFile:
             return
         if self.is_cache:
             db.execute("PRAGMA synchronous=NORMAL")
-            [[mode]] = db.execute("PRAGMA journal_mode=TRUNCATE")
+            [[mode]] = db.execute("PRAGMA journal_mode=DELETE")
             if mode == "wal" and has_wal_reset_bug():
                 raise DiskOpenError(
                     f"{self.path}: is in WAL mode, which SQLite {sqlite3.sqlite_version} must not "
@@ -196,6 +196,7 @@ class SqliteFile:
         """
         with self._mutex:
             try:
+                self._roll_back()
                 rows = self._db.execute(
                     "SELECT sector, data FROM sectors WHERE sector BETWEEN ? AND ? ORDER BY sector",
                     [sector, sector + count - 1],
@@ -219,6 +220,7 @@ class SqliteFile:
         held = SectorSet()
         with self._mutex:
             try:
+                self._roll_back()
                 for (number,) in self._db.execute(
                     "SELECT sector FROM sectors WHERE sector BETWEEN ? AND ? AND data IS NULL",
                     [sector, sector + count - 1],
@@ -245,6 +247,7 @@ class SqliteFile:
         """
         with self._mutex:
             try:
+                self._roll_back()
                 self._log_ahead()
                 self._db.execute("BEGIN IMMEDIATE")
                 for start, count in gone:
@@ -255,9 +258,8 @@ class SqliteFile:
                     self._store_size(sector_count)
                 self._db.execute("COMMIT")
             except BaseException as error:
-                with suppress(sqlite3.Error):
-                    if self._db.in_transaction:
-                        self._db.execute("ROLLBACK")
+                with suppress(sqlite3.Error):  # the next transaction tries again
+                    self._roll_back()
                 if isinstance(error, sqlite3.Error):
                     raise self._failed(error, "write") from error
                 raise
@@ -265,6 +267,11 @@ class SqliteFile:
             self.sector_count = sector_count
         if self._in_log > CHECKPOINT and not self.is_cache:
             threading.Thread(target=self._checkpoint, daemon=True).start()
+
+    def _roll_back(self) -> None:
+        """End a transaction that failed, again if that failed too: nobody shall see half of it."""
+        if self._db.in_transaction and not self.read_only:
+            self._db.execute("ROLLBACK")
 
     def _store_rows(self, rows: Rows, keep_zeroes: bool) -> None:
         start, count, data = rows
@@ -321,12 +328,13 @@ class SqliteFile:
         """Close the database. What was stored stays so, whatever goes wrong here."""
         with self._mutex:
             try:
+                self._roll_back()
                 if self._logs_ahead:
                     # Then it is one file, and who reads it needs no other.
                     self._db.execute("PRAGMA journal_mode=DELETE").fetchall()
-                self._db.close()
             except sqlite3.Error as error:
                 log.warning("%s: close: %s", self.path, error)
+            self._db.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_db"):
