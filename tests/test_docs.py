@@ -72,7 +72,7 @@ def test_commands_are_understood(page: str, line: str) -> None:
         return
     context = command.make_context(name, arguments, resilient_parsing=name == "disk")
     if "virtio_blk" in context.params:
-        options = ("virtio_blk", "controllers", "disks", "ide", "ahci")
+        options = ("virtio_blk", "controllers", "disks", "ide", "ahci", "nvme")
         parse_controllers(*(context.params[key] for key in options), may_be_none=name == "qtest")
 
 
