@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["KINDS"]
 
 BLOB_FORMATS: Final = ("flat", "vhd1")
+NBD_SCHEMES: Final = ("nbd", "nbd+unix", "nbds", "nbds+unix")
+MOST_CONNECTIONS: Final = 16
 
 
 def _blob(scanner: Scanner) -> Opener:
@@ -75,7 +77,41 @@ def _rbd(scanner: Scanner) -> Opener:
     return opener
 
 
+def _nbd(scheme: str) -> Kind:
+    """``nbd://WHERE[;connections=N][;retry=SECONDS]``: an NBD URI."""
+
+    def parse(scanner: Scanner) -> Opener:
+        from drivebay.disk.nbd.messages import NbdError
+        from drivebay.disk.nbd.uri import Address
+
+        start = scanner.position
+        uri = f"{scheme}:{scanner.word('an NBD URI')}"
+        try:
+            Address.parse(uri)
+        except NbdError as error:
+            raise scanner.error("an NBD URI", start, str(error)) from None
+        options = scanner.options({"connections": _connections, "retry": Scanner.size})
+        values = {name: option.value for name, option in options.items()}
+
+        def opener(read_only: bool) -> Disk:
+            from drivebay.disk.backends.nbd import NbdDisk
+
+            return NbdDisk(uri, read_only=read_only, **values)
+
+        return opener
+
+    return Kind(scheme, f"{scheme}://WHERE[;connections=N][;retry=SECONDS]", parse)
+
+
+def _connections(scanner: Scanner) -> int:
+    start = scanner.position
+    if not 1 <= (number := scanner.size()) <= MOST_CONNECTIONS:
+        raise scanner.error(f"a number from 1 to {MOST_CONNECTIONS}", start)
+    return number
+
+
 KINDS: Final = (
     Kind("blob", "blob:FORMAT:URL", _blob),
     Kind("rbd", "rbd:IMAGE[;conf=PATH][;user=NAME]", _rbd),
+    *map(_nbd, NBD_SCHEMES),
 )

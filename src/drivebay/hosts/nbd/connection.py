@@ -23,6 +23,7 @@ __all__ = ["Connection"]
 
 log = logging.getLogger(__name__)
 
+UNSENT: Final = 2 << 20
 RECEIVED_A_TURN: Final = 8
 """After so many looks into the socket the others have their turn."""
 
@@ -33,7 +34,8 @@ class Connection:
     def __init__(self, server: NbdServer, client: socket.socket) -> None:
         self._server, self._engine, self._socket = server, server.engine, client
         client.setblocking(False)
-        client.setsockopt(socket.SOL_SOCKET, 32, 2<<20)
+        # As much as the system allows: each time it is full, the client and we wait for each other.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT)
         if client.family != socket.AF_UNIX:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._channel = Channel(client)

@@ -184,6 +184,14 @@ class Session:
 
     def go_on(self) -> None:
         """Look at what has come, and send what is done. Raises `NbdError`."""
+        while not self._take_apart():
+            self.flush()
+            if self.stopped:
+                return
+        self.flush()
+
+    def _take_apart(self) -> bool:
+        """Begin the requests that are there; False if that had to stop before the last of them."""
         if self._skipped:
             count = min(self._skipped, self._to - self._from)
             self._from += count
@@ -199,13 +207,13 @@ class Session:
                 self._read(flags, cookie, offset, length)
             elif kind == WRITE:
                 if not self._write(flags, cookie, offset, length):
-                    break
+                    return True
             else:
                 self._from += REQUEST
                 self._other(flags, kind, cookie, offset, length)
             if self.stopped:
-                break
-        self.flush()
+                return False
+        return True
 
     # -- reading ---------------------------------------------------------------------------------
 
