@@ -29,7 +29,7 @@ from drivebay.disk.layers.disk import DiskLayer
 from drivebay.disk.layers.layered import LayeredDisk
 from drivebay.disk.layers.ram import RamLayer
 from drivebay.suspend import run
-from drivebay.testing import PuppetDisk, RecordingDisk
+from drivebay.testing import PowerCutDisk, PuppetDisk, RecordingDisk
 from tests.disk.support import fill
 
 SECTORS = 20
@@ -177,6 +177,7 @@ def _fails(check: Check, factory: Factory) -> bool:
 FILTERS: dict[str, Callable[[Disk], Filter]] = {
     "base": Filter,
     "disk-layer": DiskLayer,
+    "power-cut": PowerCutDisk,
     "puppet": lambda below: PuppetDisk(below, holds=lambda name, sector, count: False),
     "recording": RecordingDisk,
     "stop-on-error": lambda below: StopOnError(below, lambda name, error: True),

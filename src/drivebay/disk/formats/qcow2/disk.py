@@ -420,12 +420,12 @@ class Qcow2Disk(Qcow2Reader):
             raise ReadOnly(self.kind)
         if not 0 < size < 1 << 63:
             raise InvalidInput(f"{self.name}: cannot have {sector_count} sectors")
-        if fields.version == 2 and self.snapshots:
-            raise InvalidInput(f"{self.name}: snapshots of version 2 do not know their size")
+        if fields.version == 2 and (self.snapshots or self._read_below):
+            raise InvalidInput(
+                f"{self.name}: version 2 with snapshots or a backing file cannot be resized"
+            )
         async with self._resizing:
             before = self._bytes
-            if size > before and fields.version == 2 and self._read_below:
-                raise InvalidInput(f"{self.name}: cannot hide in version 2 what lies below")
             try:
                 if size < before:
                     self._set_size(size)
