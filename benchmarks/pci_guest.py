@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.accesses import Trace, per_request, round_trip
 from benchmarks.guest import Attached, Job, compare_disks
 from benchmarks.peers import PeerError, Server
 from benchmarks.report import Result
 from benchmarks.run import Run
 from drivebay.cli.backend import Backend
 from drivebay.guests.linux import LinuxGuest
+from drivebay.hosts.vfio_user.messages import RegionAccess
 
 MODES = ("threads", "io_uring")
 """How QEMU moves the data of its own disks."""
@@ -19,13 +21,19 @@ MODES = ("threads", "io_uring")
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of controller: how a guest gets QEMU's, whose `{n}`-th drive is one of its modes."""
+    """A kind of controller: how a guest gets QEMU's, whose `{n}`-th drive is one of its modes.
+
+    `registers` are QEMU's names for its own, `status` is one of ours that an interrupt handler
+    reads.
+    """
 
     name: str
     machine: str
     controller: tuple[str, ...]
     bus: str
     jobs: tuple[Job, ...]
+    registers: str
+    status: RegionAccess
 
 
 def jobs(iops: float | None = None, megabytes: float | None = None) -> tuple[Job, ...]:
@@ -40,10 +48,29 @@ def jobs(iops: float | None = None, megabytes: float | None = None) -> tuple[Job
     )
 
 
-AHCI = Kind(
-    "ahci", "q35,sata=off", ("-device", "ich9-ahci,id=theirs"), "theirs.{n}", jobs(0.5, 0.9)
+COUNTED = (
+    Job("randread", "4k", 1, "IOPS"),
+    Job("randread", "4k", 32, "IOPS"),
+    Job("read", "1M", 1, "IOPS"),
 )
-IDE = Kind("ide", "pc", (), "ide.{n}", jobs())
+AHCI = Kind(
+    "ahci",
+    "q35,sata=off",
+    ("-device", "ich9-ahci,id=theirs"),
+    "theirs.{n}",
+    jobs(0.5, 0.9),
+    "ahci",
+    RegionAccess(offset=8, region=5, count=4),
+)
+IDE = Kind(
+    "ide",
+    "pc",
+    (),
+    "ide.{n}",
+    jobs(),
+    "ide|bmdma|piix-bmdma",
+    RegionAccess(offset=7, region=0, count=1),
+)
 
 
 def measure_ahci(run: Run) -> Iterator[Result]:
@@ -59,7 +86,10 @@ def measure_ide(run: Run) -> Iterator[Result]:
 def _measure(run: Run, kind: Kind) -> Iterator[Result]:
     with Backend([f"--{kind.name}", f"file:{run.file},model=OURS"]) as backend:
         ours = Server("drivebay", run.file, backend.pid)
-        words = [*backend.qemu_arguments(run.qemu.version), *kind.controller]
+        yield round_trip(run, kind.name, backend.controllers[0]["socket"], kind.status)
+        trace = run.folder / f"{kind.name}.trace"
+        trace.touch()
+        words = [*backend.qemu_arguments(run.qemu.version), *kind.controller, "-D", str(trace)]
         for n, mode in enumerate(MODES):
             words += _drive(run, kind, n, mode)
         run.progress.say(f"booting a guest with {1 + len(MODES)} disks")
@@ -78,6 +108,8 @@ def _measure(run: Run, kind: Kind) -> Iterator[Result]:
             ]
             mine = Attached(_device(guest, "OURS"), ours)
             yield from compare_disks(run, kind.name, guest, mine, peers, kind.jobs)
+            traced = Trace(guest, trace)
+            yield from per_request(run, kind.name, traced, COUNTED, mine, peers[0], kind.registers)
 
 
 class _Inside(Server):
