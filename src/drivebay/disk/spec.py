@@ -199,4 +199,6 @@ def parse_attachment(text: str) -> Attachment:
         if scanner.take("="):
             value = scanner.word("a value", stops=",") if scanner.next not in ("", ",") else ""
         options.append(Option(name, value, start))
+    if scanner.next:
+        raise scanner.error("',' or the end")
     return Attachment(text, node, tuple(options))
