@@ -73,11 +73,11 @@ FORMS = {
         {"block_size": 1 << 16, "kind": vhd.DiskType.DIFFERENCING},
         differencing=True,
     ),
-    "vhdx-fixed": Form(vhdx, 5 << 19, {"block_size": MEBIBYTE, "fixed": True}),
-    "vhdx-dynamic": Form(vhdx, 5 << 19, {"block_size": MEBIBYTE}),
-    "vhdx-dynamic-on-4k": Form(vhdx, 5 << 19, {"block_size": MEBIBYTE}, 4096),
-    "vhdx-4k": Form(vhdx, 5 << 19, {"block_size": MEBIBYTE, "sector_size": 4096}),
-    "vhdx-differencing": Form(vhdx, 5 << 19, {"block_size": MEBIBYTE}, differencing=True),
+    "vhdx-fixed": Form(vhdx, 5 << 18, {"block_size": MEBIBYTE, "fixed": True}),
+    "vhdx-dynamic": Form(vhdx, 5 << 18, {"block_size": MEBIBYTE}),
+    "vhdx-dynamic-on-4k": Form(vhdx, 5 << 18, {"block_size": MEBIBYTE}, 4096),
+    "vhdx-4k": Form(vhdx, 5 << 18, {"block_size": MEBIBYTE, "sector_size": 4096}),
+    "vhdx-differencing": Form(vhdx, 5 << 18, {"block_size": MEBIBYTE}, differencing=True),
 }
 
 
@@ -124,3 +124,32 @@ def content(disk: Disk) -> bytes:
     data = bytearray(disk.byte_count)
     run(disk.read(0, [memoryview(data)]))
     return bytes(data)
+
+
+class Expected:
+    """What the disk may read as: these bytes, but for sectors that a failed operation touched."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        self.size = size
+        self.data = bytearray(data)
+        self.open: dict[int, set[bytes]] = {}
+
+    def set(self, sector: int, data: bytes, certain: bool) -> None:
+        size = self.size
+        for number in range(len(data) // size if self.open or not certain else 0):
+            if certain:
+                self.open.pop(sector + number, None)
+            else:
+                old = bytes(self.data[(sector + number) * size :][:size])
+                self.open.setdefault(sector + number, {old}).add(data[number * size :][:size])
+        if certain:
+            self.data[sector * size : sector * size + len(data)] = data
+
+    def check(self, found: bytes) -> None:
+        """What is found is certain from then on."""
+        for sector, allowed in self.open.items():
+            part = found[sector * self.size :][: self.size]
+            assert part in allowed, f"sector {sector}"
+            self.data[sector * self.size : (sector + 1) * self.size] = part
+        self.open.clear()
+        assert found == self.data

@@ -13,7 +13,7 @@ from drivebay.disk.errors import DiskError, DiskOpenError, InvalidInput, IoError
 from drivebay.disk.filters.base import Filter
 from drivebay.suspend import run
 from tests.disk.support import noise
-from tests.vhd.support import FORMS, Chain, content
+from tests.vhd.support import FORMS, Chain, Expected, content
 
 FAULTS: dict[str, Callable[[], DiskError]] = {
     "io": lambda: IoError(errno.EIO, "fault"),
@@ -59,35 +59,6 @@ class Failing(Filter):
     async def resize(self, sector_count: int) -> None:
         self._meet()
         await self.below.resize(sector_count)
-
-
-class Expected:
-    """What the disk may read as: these bytes, but for sectors that a failed operation touched."""
-
-    def __init__(self, data: bytes, size: int) -> None:
-        self.size = size
-        self.data = bytearray(data)
-        self.open: dict[int, set[bytes]] = {}
-
-    def set(self, sector: int, data: bytes, certain: bool) -> None:
-        size = self.size
-        for number in range(len(data) // size if self.open or not certain else 0):
-            if certain:
-                self.open.pop(sector + number, None)
-            else:
-                old = bytes(self.data[(sector + number) * size :][:size])
-                self.open.setdefault(sector + number, {old}).add(data[number * size :][:size])
-        if certain:
-            self.data[sector * size : sector * size + len(data)] = data
-
-    def check(self, found: bytes) -> None:
-        """What is found is certain from then on."""
-        for sector, allowed in self.open.items():
-            part = found[sector * self.size :][: self.size]
-            assert part in allowed, f"sector {sector}"
-            self.data[sector * self.size : (sector + 1) * self.size] = part
-        self.open.clear()
-        assert found == self.data
 
 
 def operations(disk: Disk) -> Iterator[tuple[int, bytes, bool, Any]]:
