@@ -22,7 +22,7 @@ from drivebay.disk.formats.vhd.footer import DiskType, Footer
 from drivebay.disk.spec import SpecError, open_disk, parse
 from drivebay.suspend import run, together
 from tests.blob.server import ObjectServer
-from tests.disk.support import get, noise, view
+from tests.disk.support import get, noise, put, view
 
 CONTENT = noise(32 * 512)
 VHD = CONTENT + Footer.make(len(CONTENT), DiskType.FIXED, unique_id=bytes(range(16))).pack()
@@ -69,9 +69,35 @@ def test_the_footer_is_not_shown(place: Place, tmp_path: Path) -> None:
     """openvmm.md 5.3, read_past_end_does_not_return_footer."""
     with place(tmp_path, VHD) as url:
         disk = open_disk(f"blob:vhd1:{url}", read_only=True)
-        assert disk.disk_id == bytes(range(16))
         assert get(disk, 0, disk.sector_count) == CONTENT
         disk.close()
+
+
+def test_the_id_is_that_of_what_was_opened() -> None:
+    """A cache that is found by it never holds data of another version."""
+    ids = []
+    with ObjectServer(VHD) as server:
+        for server.tag in ('"one"', '"one"', '"two"'):
+            for form in FORMS:
+                disk = open_disk(f"blob:{form}:{server.url}", read_only=True)
+                ids.append(disk.disk_id)
+                disk.close()
+    assert ids[:2] == ids[2:4]
+    assert len(set(ids)) == 4
+
+
+@PLACES
+def test_a_stack_of_layers_on_an_object(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRIVEBAY_AUTO_CACHE_PATH", str(tmp_path / "caches"))
+    with place(tmp_path, VHD) as url:
+        for _ in range(2):
+            disk = open_disk(f"memdiff:autocache::blob:vhd1:{url}")
+            put(disk, 3, noise(512, 9))
+            expected = CONTENT[: 3 * 512] + noise(512, 9) + CONTENT[4 * 512 :]
+            assert get(disk, 0, disk.sector_count) == expected
+            disk.close()
 
 
 def test_a_file_that_changes_is_an_error(tmp_path: Path) -> None:
@@ -115,7 +141,7 @@ def test_a_store_that_lies_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
 class Held:
     """A source whose reads end when the test says so."""
 
-    name, pinned = "held", "size"
+    name, pinned, version = "held", "size", "1"
 
     def __init__(self, size: int) -> None:
         self.size = size

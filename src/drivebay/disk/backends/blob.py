@@ -8,6 +8,7 @@ so that an operation which was given up leaves its buffers alone.
 from __future__ import annotations
 
 import errno
+import hashlib
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -40,6 +41,8 @@ class Source(Protocol):
     """Bytes."""
     pinned: str
     """By what a change is noticed: ``etag``, ``date`` or, where there is no better, ``size``."""
+    version: str
+    """That itself."""
 
     def read(self, offset: int, length: int) -> memoryview:
         """Exactly `length` bytes that are there. Blocks. Raises `DiskError`."""
@@ -56,7 +59,8 @@ def changed(name: str) -> IoError:
 class BlobDisk(Disk):
     """The first `size` bytes of `source`, all unless said; it owns the source.
 
-    Raises `DiskOpenError` if they are no whole number of sectors.
+    Its id is another when the object was changed, so that nobody takes what he kept of the old one
+    for the new; `image_id` goes into it. Raises `DiskOpenError` if they are no whole number of sectors.
     """
 
     kind = "blob"
@@ -64,9 +68,7 @@ class BlobDisk(Disk):
     read_only = True
     volatile_cache = False
 
-    def __init__(
-        self, source: Source, size: int | None = None, disk_id: bytes | None = None
-    ) -> None:
+    def __init__(self, source: Source, size: int | None = None, image_id: bytes = b"") -> None:
         super().__init__()
         self._source = source
         size = source.size if size is None else size
@@ -75,7 +77,8 @@ class BlobDisk(Disk):
                 f"{source.name}: {size} bytes are no whole number of sectors of {self.sector_size}"
             )
         self.sector_count = size // self.sector_size
-        self.disk_id = disk_id
+        version = f"{source.name}\0{source.version}\0".encode()
+        self.disk_id = hashlib.sha256(version + image_id).digest()[:16]
         self._threads = ThreadPoolExecutor(CONNECTIONS, "drivebay-blob")
         self._parts: OrderedDict[int, Future[memoryview]] = OrderedDict()  # oldest first
         self._next = -1  # the byte where the last read ended

@@ -74,6 +74,7 @@ class HttpSource:
         if self._tag and not self._tag.startswith("W/"):  # a weak one matches nothing (13.1.1)
             self._headers["If-Match"] = self._tag
         self.pinned = "etag" if self._tag else "date" if self._date else "size"
+        self.version = self._tag or self._date or str(self.size)
 
     def _open(self) -> None:
         """Ask for the first byte: what may be read is not always what HEAD may ask for."""

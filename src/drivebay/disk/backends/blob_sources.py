@@ -75,6 +75,7 @@ class FileSource:
             raise DiskOpenError(f"{path}: {error.strerror}") from error
         self._was = self._identity()
         self.size = self._was[0]
+        self.version = str(self._was[1])
         if not stat.S_ISREG(os.fstat(self._fd).st_mode):
             self.close()
             raise DiskOpenError(f"{path}: is no file", "a block device is block:PATH")
@@ -130,6 +131,7 @@ class StoreSource:
             raise DiskOpenError(f"{url}: {_first_line(error)}") from error
         self.size, self._tag, self._date = about["size"], about["e_tag"], about["last_modified"]
         self.pinned = "etag" if self._tag else "date"
+        self.version = self._tag or str(self._date)
 
     def read(self, offset: int, length: int) -> memoryview:
         """See `Source`."""
