@@ -172,6 +172,16 @@ def test_how_much_the_host_moves(
         assert device.max_transfer == 102400
 
 
+def test_who_may_not_open_it_is_told_who_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("os.open", refuse)
+    with pytest.raises(DiskOpenError, match="Permission denied") as caught:
+        SgDevice("/dev/sg0")
+    assert "root" in caught.value.hint
+
+
 def test_what_is_no_scsi_device_is_not_opened(tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.touch()

@@ -159,7 +159,8 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--ahci",
             "ahci",
             multiple=True,
-            metavar="SPEC[,ro][,port=N][,dvd][,serial=S][,model=M][,firmware=F][,socket=PATH]",
+            metavar="SPEC[,ro][,port=N][,dvd][,serial=S][,model=M][,firmware=F][,socket=PATH]"
+            "[,allow=CATEGORY+...][,dry-run]",
             help="A SATA drive on an AHCI controller.",
         ),
         click.option(
@@ -167,7 +168,7 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "ide",
             multiple=True,
             metavar="SPEC[,ro][,p|s][,0|1][,dvd][,serial=S][,model=M][,firmware=F]"
-            "[,on-error=stop|report][,socket=PATH]",
+            "[,on-error=stop|report][,socket=PATH][,allow=CATEGORY+...][,dry-run]",
             help="An IDE drive on the primary or secondary channel, unit 0 or 1.",
         ),
         click.option(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from drivebay.cli.errors import CliError
+from drivebay.cli.passthrough import POLICY_FLAGS, POLICY_KEYS, Passed, passed
 from drivebay.disk.scanner import SpecError
 from drivebay.disk.spec import Attachment
 
@@ -26,8 +27,8 @@ __all__ = [
     "taken",
 ]
 
-DRIVE_FLAGS: Final = ("ro", "dvd")
-DRIVE_KEYS: Final = ("id", "serial", "model", "firmware", "on-error")
+DRIVE_FLAGS: Final = ("ro", "dvd", *POLICY_FLAGS)
+DRIVE_KEYS: Final = ("id", "serial", "model", "firmware", "on-error", *POLICY_KEYS)
 
 PLATE: Final = {"serial": 20, "model": 40, "firmware": 8}
 """ASCII characters that IDENTIFY has room for, ATA-7 section 6.17."""
@@ -49,6 +50,8 @@ class Drive:
     on_error: str = "report"
     """``report`` fails the guest's command, ``stop`` stops the machine and tries again."""
     id: str = ""
+    passed: Passed | None = None
+    """Set if it is a drive of the host's, which has no disk of ours."""
 
     @property
     def name(self) -> str:
@@ -91,6 +94,7 @@ def said_of(attachment: Attachment, options: Mapping[str, str | bool]) -> dict[s
         "dvd": bool(options.get("dvd")),
         "on_error": on_error,
         "id": str(options.get("id", "")),
+        "passed": passed(attachment, options),
         **text,
     }
 

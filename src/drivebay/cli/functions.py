@@ -42,6 +42,9 @@ def function_of(
         devices: list[Any] = []
 
         def device(drive: Drive) -> Device:
+            if drive.passed is not None:
+                devices.append(real := drive.passed.drive(engine, opened))
+                return real
             disks.append(open_drive(drive))
             opened.callback(disks[-1].close)
             found = drive.device(disks[-1], engine)

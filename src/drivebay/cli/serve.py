@@ -160,7 +160,8 @@ def _print_ready(lines: Sequence[dict[str, Any]]) -> None:
     from drivebay.disk.tree import size_text
 
     for line in lines:
-        click.echo(f"{line['id']}: {line['kind']}, {line['disk']}, {size_text(line['size'])}")
+        size = f", {size_text(line['size'])}" if line["size"] else ""  # a real drive's is its own
+        click.echo(f"{line['id']}: {line['kind']}, {line['disk']}{size}")
         click.echo(f"  socket            {line['socket']}")
         click.echo(f"  QEMU              {join(line['qemu'])}")
         if "cloud-hypervisor" in line:

@@ -79,7 +79,8 @@ class SgDevice:
             # Nothing goes by read and write, but SG_IO lets most commands pass only then.
             self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            hint = "passing commands to a drive needs root" if error.errno == errno.EACCES else ""
+            denied = error.errno in (errno.EACCES, errno.EPERM)
+            hint = "passing commands to a drive needs root" if denied else "lsscsi -g lists them"
             raise DiskOpenError(f"{path}: {error.strerror}", hint) from error
         if not self._takes_sg_io():
             os.close(self._fd)

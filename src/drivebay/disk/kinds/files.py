@@ -14,7 +14,7 @@ from drivebay.disk.scanner import Kind, Opener, Scanner, sector_size
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
 
-__all__ = ["FILE", "KINDS", "FileOpener", "cache_mode"]
+__all__ = ["FILE", "KINDS", "FileOpener", "SgOpener", "cache_mode"]
 
 
 def _mem(scanner: Scanner) -> Opener:
@@ -100,10 +100,32 @@ def cache_mode(scanner: Scanner) -> str:
     return mode
 
 
+@dataclass(frozen=True)
+class SgOpener:
+    """A drive of the host, which a controller passes commands to: nothing else can open it."""
+
+    path: str
+
+    def __call__(self, read_only: bool) -> Disk:
+        """Raises `DiskOpenError`."""
+        from drivebay.disk.errors import DiskOpenError
+
+        raise DiskOpenError(
+            f"sg:{self.path}: it takes commands, and is no disk to read and write",
+            "--ahci or --ide of drivebay serve and boot; as a disk it is block:/dev/sdX",
+        )
+
+
+def _sg(scanner: Scanner) -> Opener:
+    """``sg:PATH``."""
+    return SgOpener(scanner.word("a path such as /dev/sg0"))
+
+
 FILE: Final = Kind("file", "file:PATH[;direct][;cache=MODE][;create=SIZE][;sector=N]", _file)
 KINDS: Final = (
     Kind("mem", "mem:SIZE[;sector=N]", _mem),
     FILE,
     Kind("block", "block:PATH[;direct][;cache=MODE][;sector=N]", _block),
     Kind("iso", "iso:PATH", _iso),
+    Kind("sg", "sg:PATH", _sg),
 )
