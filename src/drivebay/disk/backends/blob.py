@@ -60,7 +60,9 @@ class BlobDisk(Disk):
     """The first `size` bytes of `source`, all unless said; it owns the source.
 
     Its id is another when the object was changed, so that nobody takes what he kept of the old one
-    for the new; `image_id` goes into it. Raises `DiskOpenError` if they are no whole number of sectors.
+    for the new; `image_id` goes into it.
+
+    Raises `DiskOpenError` if they are no whole number of sectors.
     """
 
     kind = "blob"
