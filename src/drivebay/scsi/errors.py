@@ -10,13 +10,20 @@ from drivebay.disk.errors import (
     Medium,
     MediumError,
     MemoryAccess,
+    NoSpace,
     ReadOnly,
+    UnsupportedEject,
 )
 from drivebay.scsi.sense import (
+    DATA_PHASE_ERROR,
     INTERNAL_TARGET_FAILURE,
+    INVALID_COMMAND_OPERATION_CODE,
     INVALID_FIELD_IN_CDB,
     LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE,
+    SPACE_ALLOCATION_FAILED,
     UNRECOVERED_READ_ERROR,
+    WRITE_ERROR,
+    WRITE_PROTECTED,
     Sense,
     SenseKey,
 )
@@ -33,21 +40,25 @@ _MEDIUM = {
 _OTHERS: dict[type[DiskError], Sense] = {
     IllegalBlock: LOGICAL_BLOCK_ADDRESS_OUT_OF_RANGE,
     InvalidInput: INVALID_FIELD_IN_CDB,
-    MemoryAccess: Sense(SenseKey.ABORTED_COMMAND, 0x4B, 0x00),  # DATA PHASE ERROR
-    ReadOnly: Sense(SenseKey.DATA_PROTECT, 0x27, 0x00),
+    MemoryAccess: DATA_PHASE_ERROR,
+    ReadOnly: WRITE_PROTECTED,
+    UnsupportedEject: INVALID_COMMAND_OPERATION_CODE,
 }
 
 
-def sense_of(error: DiskError, block: int, sectors_per_block: int = 1) -> Sense:
-    """The sense for `error`, met at logical block `block` or after it.
+def sense_of(
+    error: DiskError, block: int | None, sectors_per_block: int = 1, *, writing: bool = False
+) -> Sense:
+    """The sense for `error`, met at logical block `block` or after it, or at none.
 
-    Media errors carry the block where it happened, or else `block`. For a failed read only:
-    an `IoError` is an unrecovered read.
+    Media errors carry the block where it happened, or else `block`.
     """
     if isinstance(error, MediumError):
         if error.sector is not None:
             block = error.sector // sectors_per_block
         return _MEDIUM[error.kind]._replace(information=block)
+    if isinstance(error, NoSpace) and writing:
+        return SPACE_ALLOCATION_FAILED
     if isinstance(error, IoError):
-        return UNRECOVERED_READ_ERROR._replace(information=block)
+        return (WRITE_ERROR if writing else UNRECOVERED_READ_ERROR)._replace(information=block)
     return _OTHERS.get(type(error), INTERNAL_TARGET_FAILURE)

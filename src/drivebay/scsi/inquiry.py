@@ -9,7 +9,15 @@ from drivebay.scsi.cdb import Inquiry, InquiryFlags
 from drivebay.scsi.sense import INVALID_FIELD_IN_CDB, CheckCondition
 from drivebay.wire import U8, U16, Struct
 
-__all__ = ["CD_DVD", "DIRECT_ACCESS", "DesignationDescriptor", "Identity", "StandardInquiry"]
+__all__ = [
+    "CD_DVD",
+    "DEVICE_IDENTIFICATION",
+    "DIRECT_ACCESS",
+    "DesignationDescriptor",
+    "Identity",
+    "StandardInquiry",
+    "padded",
+]
 
 DIRECT_ACCESS: Final = 0x00
 CD_DVD: Final = 0x05
@@ -85,6 +93,10 @@ class Identity:
             return self._vital_product_data(cdb.page_code)
         if cdb.page_code:
             raise CheckCondition(INVALID_FIELD_IN_CDB)
+        return self.standard()
+
+    def standard(self) -> bytes:
+        """Standard INQUIRY data."""
         return StandardInquiry(
             peripheral=self.device_type,
             rmb=RMB if self.removable else 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -24,8 +25,23 @@ from drivebay.wire import U8, U32, U64, Struct
 
 __all__ = ["Command", "DeviceServer", "request_sense"]
 
+SERVICE_ACTION: Final = 0x1F
 ONLY_WELL_KNOWN: Final = 1
 ALL_LUNS: Final = 2
+
+
+class Needs(enum.IntFlag):
+    """What must be so before a command is tried."""
+
+    NOTHING = 0
+    READ = 1
+    """No reservation forbids the initiator to read."""
+    WRITE = 2
+    """None forbids it to write."""
+    MEDIUM = 4
+    """The medium is ready."""
+    CHANGE = 8
+    """It may be written."""
 
 
 class Command(NamedTuple):
@@ -36,6 +52,9 @@ class Command(NamedTuple):
     """``parse(unit, cdb)``; raises `CheckCondition`."""
     attention: bool = True
     """Whether a unit attention comes first."""
+    needs: Needs = Needs.NOTHING
+    flags: int = 0
+    """The bits of the CDB's second byte that mean something, for those that ask."""
 
 
 class LunList(Struct, size=16, byte_order=">"):
@@ -54,6 +73,8 @@ class DeviceServer:
     """
 
     commands: Mapping[int, Command] = {}
+    actions: Mapping[tuple[int, int], Command] = {}
+    """Commands that an operation code and a service action name."""
 
     def __init__(
         self, identity: Identity, pages: ModePages, *, unit_attention: bool = True
@@ -73,14 +94,26 @@ class DeviceServer:
         """
         if not cdb:
             raise CheckCondition(INVALID_FIELD_IN_CDB)
-        command = self.commands.get(cdb[0])
-        if command is None:
-            raise CheckCondition(INVALID_COMMAND_OPERATION_CODE)
+        command = self.commands.get(cdb[0]) or self._action(cdb)
         if len(cdb) < command.cdb.size:
             raise CheckCondition(INVALID_FIELD_IN_CDB)
         if command.attention and self._attentions and not resumed:
             raise CheckCondition(self._attentions.pop(0))
+        if command.needs:
+            self.admit(command)
         return command.parse(self, command.cdb.unpack(cdb))
+
+    def _action(self, cdb: bytes) -> Command:
+        """The command that a service action names, SPC-4."""
+        if not any(opcode == cdb[0] for opcode, _ in self.actions):
+            raise CheckCondition(INVALID_COMMAND_OPERATION_CODE)
+        command = self.actions.get((cdb[0], cdb[1] & SERVICE_ACTION)) if len(cdb) > 1 else None
+        if command is None:
+            raise CheckCondition(INVALID_FIELD_IN_CDB)
+        return command
+
+    def admit(self, command: Command) -> None:
+        """Raise what keeps a command that `needs` something from being tried."""
 
     def reset(self) -> None:
         """Logical unit reset (SAM-5 section 6.3.3): settings as they were, and that is told."""
@@ -97,6 +130,10 @@ class DeviceServer:
         """Do not tell it: it is no longer so, or has been told."""
         if sense in self._attentions:
             self._attentions.remove(sense)
+
+    def told_sense(self, sense: Sense) -> bytes:
+        """`sense` as the initiator wants it told."""
+        return sense.fixed()
 
     # -- commands of SPC-4 -----------------------------------------------------------------------
 

@@ -36,6 +36,13 @@ class Task:
     """Bytes of data it moves. Not more than the CDB's allocation or transfer length."""
     unit = 1
     """Every part but the last is a multiple of this: a block, where the medium is accessed."""
+    prepares = False
+    """Whether `prepare` must come first, as `length` is not known before."""
+
+    async def prepare(self) -> None:
+        """Find out what is answered. Only where the unit can be told by one wire are there such
+        tasks: no ATAPI device has any.
+        """
 
     async def transfer(self, offset: int, buffers: Buffers) -> None:
         """Move the bytes from `offset` on into `buffers` (in) or out of them (out).

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from drivebay.disk.buffers import cut, scatter
 from drivebay.disk.contract import Buffers, byte_length
 from drivebay.scsi import cdb as cdbs
+from drivebay.scsi.blocks import ReadBlocks
 from drivebay.scsi.dvd import cdb as mmc
 from drivebay.scsi.dvd.frame import EDC_ECC, HEADER, SYNC, USER_DATA, frame
 from drivebay.scsi.dvd.medium import BLOCK, Medium, Profile, lba_of
@@ -17,7 +18,7 @@ from drivebay.scsi.sense import (
     INVALID_FIELD_IN_CDB,
     CheckCondition,
 )
-from drivebay.scsi.task import Direction, Task
+from drivebay.scsi.task import Task
 from drivebay.suspend import blocking
 
 if TYPE_CHECKING:
@@ -31,47 +32,25 @@ SUB_CHANNELS: Final = 0b111
 AT_ONCE: Final = 32  # blocks in a copy
 
 
-class ReadBlocks(Task):
-    """`count` blocks of `medium` from `lba` on, while it stays in the drive.
+class ReadData(ReadBlocks):
+    """The data of `count` sectors of `medium` from `lba` on, while it stays in the drive."""
 
-    Whole blocks go straight into the buffers they are wanted in; parts of one, where a wire cannot
-    move it at once, are cut out of a copy.
-    """
-
-    direction = Direction.IN
-    unit = BLOCK
-
-    def __init__(self, drive: Dvd, medium: Medium, lba: int, count: int) -> None:
+    def __init__(self, drive: Dvd, medium: Medium, lba: int, count: int, unit: int = BLOCK) -> None:
+        super().__init__(unit, count)
         self._drive, self._medium, self._lba = drive, medium, lba
-        self.length = count * self.unit
-
-    async def transfer(self, offset: int, buffers: Buffers) -> None:
-        """Read."""
-        length = byte_length(buffers)
-        if offset < 0 or offset + length > self.length:
-            raise ValueError(f"bytes {offset}+{length} of {self.length}")
-        first, skip = divmod(offset, self.unit)
-        if not skip and not length % self.unit:
-            await self.read(first, buffers)
-            return
-        last = -(-(offset + length) // self.unit)
-        copy = memoryview(bytearray((last - first) * self.unit))
-        await self.read(first, [copy])
-        scatter(buffers, copy[skip : skip + length])
 
     async def read(self, first: int, buffers: Buffers) -> None:
-        """Fill `buffers`, whole units, from the task's block `first` on."""
+        """Read whole blocks."""
         self._drive.check_medium(self._medium)
         await self._medium.read(self._lba + first, buffers)
 
 
-class ReadFrames(ReadBlocks):
+class ReadFrames(ReadData):
     """The bytes `part` of `count` sectors."""
 
     def __init__(self, drive: Dvd, medium: Medium, lba: int, count: int, part: range) -> None:
-        self.unit = len(part)
+        super().__init__(drive, medium, lba, count, len(part))
         self._part = slice(part.start, part.stop)
-        super().__init__(drive, medium, lba, count)
 
     async def read(self, first: int, buffers: Buffers) -> None:
         """Read the blocks and make sectors of them."""
@@ -119,7 +98,7 @@ def read(drive: Dvd, cdb: cdbs.Read10 | cdbs.Read12) -> Task:
 def _blocks(drive: Dvd, lba: int, count: int) -> Task:
     medium = drive.loaded()
     medium.check_range(lba, count)
-    return ReadBlocks(drive, medium, lba, count) if count else Action()
+    return ReadData(drive, medium, lba, count) if count else Action()
 
 
 def read_cd(drive: Dvd, cdb: mmc.ReadCd) -> Task:
@@ -152,7 +131,7 @@ def _sectors(drive: Dvd, cdb: mmc.ReadCd | mmc.ReadCdMsf, lba: int, count: int) 
     if not count or not part:
         return Action()
     if part == USER_DATA:
-        return ReadBlocks(drive, medium, lba, count)
+        return ReadData(drive, medium, lba, count)
     if medium.profile != Profile.CD_ROM:
         raise CheckCondition(ILLEGAL_MODE_FOR_THIS_TRACK)
     return ReadFrames(drive, medium, lba, count, part)

@@ -1,0 +1,328 @@
+"""A SCSI target: logical units by number, their tasks, and what manages those (SAM-5).
+
+Transports whose commands come with all their memory (virtio-scsi, StorVSP) hand them to `submit`
+and are told how each ended. One transport is one initiator.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from drivebay.disk.buffers import cut
+from drivebay.disk.contract import Buffers, byte_length
+from drivebay.platform.engine import Engine
+from drivebay.platform.engine import Task as Running
+from drivebay.platform.logs import RationedLog
+from drivebay.scsi import cdb as cdbs
+from drivebay.scsi.inquiry import StandardInquiry
+from drivebay.scsi.opcodes import Opcode
+from drivebay.scsi.replies import Reply
+from drivebay.scsi.sense import (
+    COMMANDS_CLEARED_BY_ANOTHER_INITIATOR,
+    INTERNAL_TARGET_FAILURE,
+    INVALID_FIELD_IN_CDB,
+    LOGICAL_UNIT_NOT_SUPPORTED,
+    REPORTED_LUNS_DATA_HAS_CHANGED,
+    CheckCondition,
+)
+from drivebay.scsi.server import DeviceServer, request_sense
+from drivebay.scsi.status import Aborted, Conflict, Status
+from drivebay.scsi.task import Direction, Task
+from drivebay.suspend import Cancelled
+
+__all__ = ["MOST_LUNS", "Attribute", "Done", "Outcome", "Target", "lun_field", "lun_of"]
+
+log = logging.getLogger(__name__)
+guest_log = RationedLog(log)
+
+MOST_LUNS: Final = 1 << 14
+"""Of flat space addressing, SAM-5 section 4.7.7.3."""
+NO_UNIT: Final = 0x7F
+"""Peripheral qualifier 3, device type 1F: there can be no unit here (SPC-4 table 173)."""
+
+
+class Attribute(enum.Enum):
+    """When a task may begin (SAM-5 section 8.6)."""
+
+    SIMPLE = "simple"
+    ORDERED = "ordered"
+    HEAD_OF_QUEUE = "head of queue"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a command ended."""
+
+    status: Status
+    sense: bytes = b""
+    transferred: int = 0
+    """Bytes of data moved."""
+    overrun: bool = False
+    """The command has more data than there was memory for: nothing was done."""
+    aborted: bool = False
+    """It was given up: its initiator wants no answer, or is told that it was aborted."""
+
+
+Done = Callable[[Outcome], None]
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """A command on its way. `tag` is the transport's own name for it."""
+
+    unit: DeviceServer
+    cdb: bytes
+    tag: int
+    data_in: Buffers
+    data_out: Buffers
+    done: Done
+    attribute: Attribute
+    running: Running | None = None
+    ended: bool = False
+
+
+@dataclass(eq=False)
+class _TaskSet:
+    """The tasks of a unit: those that run, and those that wait for an ordered one."""
+
+    running: list[Request] = field(default_factory=list)
+    waiting: deque[Request] = field(default_factory=deque)
+
+
+class Target:
+    """Logical units by number. `hot` listeners hear of units that come and go."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._units: dict[int, DeviceServer] = {}
+        self._tasks: dict[int, _TaskSet] = {}
+        self._listeners: list[Callable[[int, bool], None]] = []
+
+    # -- units -----------------------------------------------------------------------------------
+
+    @property
+    def luns(self) -> list[int]:
+        """The numbers of the units, in order."""
+        return sorted(self._units)
+
+    def unit(self, lun: int) -> DeviceServer | None:
+        """The unit of that number."""
+        return self._units.get(lun)
+
+    def add(self, lun: int, unit: DeviceServer) -> None:
+        """Give `unit` the number `lun`. Raises `ValueError` if it is taken or too large."""
+        if not 0 <= lun < MOST_LUNS:
+            raise ValueError(f"LUN {lun}: not from 0 to {MOST_LUNS - 1}")
+        if lun in self._units:
+            raise ValueError(f"LUN {lun} is taken")
+        self._changed()
+        self._units[lun] = unit
+        self._tasks[lun] = _TaskSet()
+        for listener in self._listeners:
+            listener(lun, True)
+
+    def remove(self, lun: int) -> DeviceServer:
+        """Take the unit away; what it was doing is aborted. Raises `KeyError` if there is none."""
+        unit = self._units.pop(lun)
+        self.abort_task_set(lun)
+        del self._tasks[lun]
+        self._changed()
+        for listener in self._listeners:
+            listener(lun, False)
+        return unit
+
+    def on_change(self, listener: Callable[[int, bool], None]) -> None:
+        """Call ``listener(lun, added)`` when a unit has come or gone."""
+        self._listeners.append(listener)
+
+    def _changed(self) -> None:
+        for unit in self._units.values():
+            unit.attention(REPORTED_LUNS_DATA_HAS_CHANGED)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no command is under way."""
+        return not any(tasks.running or tasks.waiting for tasks in self._tasks.values())
+
+    # -- commands --------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        lun: int,
+        cdb: bytes,
+        tag: int,
+        data_in: Buffers,
+        data_out: Buffers,
+        done: Done,
+        attribute: Attribute = Attribute.SIMPLE,
+    ) -> None:
+        """Do the command `cdb` of unit `lun`; `done` is told how it ended, perhaps at once."""
+        unit = self._units.get(lun)
+        if unit is None or (cdb and cdb[0] == Opcode.REPORT_LUNS):
+            done(self._answer(unit, cdb, data_in))
+            return
+        tasks = self._tasks[lun]
+        request = Request(unit, cdb, tag, data_in, data_out, done, attribute)
+        if attribute is not Attribute.HEAD_OF_QUEUE and (
+            tasks.waiting or (tasks.running and self._must_wait(tasks, request))
+        ):
+            tasks.waiting.append(request)
+            return
+        self._start(tasks, request)
+
+    @staticmethod
+    def _must_wait(tasks: _TaskSet, request: Request) -> bool:
+        if request.attribute is Attribute.ORDERED:
+            return True
+        return any(other.attribute is Attribute.ORDERED for other in tasks.running)
+
+    def _start(self, tasks: _TaskSet, request: Request) -> None:
+        tasks.running.append(request)
+
+        def ended(outcome: Any, error: BaseException | None) -> None:
+            tasks.running.remove(request)
+            self._end(request, _failed(request, error) if error is not None else outcome)
+            self._start_waiting(tasks)
+
+        request.running = self._engine.start(_perform(request), ended)
+
+    def _start_waiting(self, tasks: _TaskSet) -> None:
+        while tasks.waiting and not (tasks.running and self._must_wait(tasks, tasks.waiting[0])):
+            self._start(tasks, tasks.waiting.popleft())
+
+    @staticmethod
+    def _end(request: Request, outcome: Outcome) -> None:
+        if not request.ended:
+            request.ended = True
+            request.done(outcome)
+
+    def _answer(self, unit: DeviceServer | None, cdb: bytes, data_in: Buffers) -> Outcome:
+        """What is answered by the target itself: REPORT LUNS, and whatever asks no unit."""
+        try:
+            if cdb and cdb[0] == Opcode.REPORT_LUNS:
+                task = self._report_luns(cdb)
+                if unit is not None:
+                    unit.forget(REPORTED_LUNS_DATA_HAS_CHANGED)
+            elif cdb and cdb[0] == Opcode.INQUIRY:
+                asked = _unpack(cdbs.Inquiry, cdb)
+                if asked.flags:
+                    raise CheckCondition(INVALID_FIELD_IN_CDB)
+                task = Reply(StandardInquiry(peripheral=NO_UNIT).pack(), asked.allocation_length)
+            elif cdb and cdb[0] == Opcode.REQUEST_SENSE:
+                task = request_sense(_unpack(cdbs.RequestSense, cdb), LOGICAL_UNIT_NOT_SUPPORTED)
+            else:
+                raise CheckCondition(LOGICAL_UNIT_NOT_SUPPORTED)
+        except CheckCondition as condition:
+            return Outcome(Status.CHECK_CONDITION, condition.sense.fixed())
+        ends: list[Outcome] = []
+        self._engine.start(_move(task, data_in, ()), lambda outcome, error: ends.append(outcome))
+        return ends[0]
+
+    def _report_luns(self, cdb: bytes) -> Task:
+        asked = _unpack(cdbs.ReportLuns, cdb)
+        if asked.select_report > 2:
+            raise CheckCondition(INVALID_FIELD_IN_CDB)
+        luns = [] if asked.select_report == 1 else [lun_field(lun) for lun in self.luns or [0]]
+        data = (8 * len(luns)).to_bytes(4) + bytes(4) + b"".join(luns)
+        return Reply(data, asked.allocation_length)
+
+    # -- task management (SAM-5 section 7) -------------------------------------------------------
+
+    def has_task(self, lun: int, tag: int) -> bool:
+        """QUERY TASK: whether the command is under way."""
+        return any(request.tag == tag for request in self._requests(lun))
+
+    def has_tasks(self, lun: int) -> bool:
+        """QUERY TASK SET: whether any is."""
+        return bool(self._requests(lun))
+
+    def abort_task(self, lun: int, tag: int) -> None:
+        """ABORT TASK: its `done` is told that it was aborted, at once or when it could be."""
+        self._abort(lun, [request for request in self._requests(lun) if request.tag == tag])
+
+    def abort_task_set(self, lun: int) -> None:
+        """ABORT TASK SET and CLEAR TASK SET: there is one initiator."""
+        self._abort(lun, self._requests(lun))
+
+    def preempted(self, lun: int) -> None:
+        """Another initiator has had this one's tasks aborted (SPC-4 section 5.13.11.2.6)."""
+        if self._requests(lun):
+            self._units[lun].attention(COMMANDS_CLEARED_BY_ANOTHER_INITIATOR)
+        self.abort_task_set(lun)
+
+    def reset_unit(self, lun: int) -> None:
+        """LOGICAL UNIT RESET."""
+        self.abort_task_set(lun)
+        self._units[lun].reset()
+
+    def reset(self) -> None:
+        """I_T NEXUS RESET, or the transport's own: every unit."""
+        for lun in self.luns:
+            self.reset_unit(lun)
+
+    def _requests(self, lun: int) -> Sequence[Request]:
+        tasks = self._tasks.get(lun)
+        return [*tasks.running, *tasks.waiting] if tasks else []
+
+    def _abort(self, lun: int, requests: Sequence[Request]) -> None:
+        for request in requests:
+            if request in (waiting := self._tasks[lun].waiting):
+                waiting.remove(request)
+                self._end(request, Outcome(Status.TASK_ABORTED, aborted=True))
+        for request in requests:
+            if request.running is not None:
+                request.running.cancel()  # or it ends by itself, soon
+
+
+async def _perform(request: Request) -> Outcome:
+    return await _move(request.unit.execute(request.cdb), request.data_in, request.data_out)
+
+
+async def _move(task: Task, data_in: Buffers, data_out: Buffers) -> Outcome:
+    """Move all the data there is, then finish."""
+    if task.prepares:
+        await task.prepare()
+    moved = 0
+    if task.length:
+        buffers = data_in if task.direction is Direction.IN else data_out
+        moved, room = task.length, byte_length(buffers)
+        if room < moved:
+            return Outcome(Status.GOOD, overrun=True)
+        await task.transfer(0, buffers if room == moved else cut(buffers, 0, moved))
+    await task.finish()
+    return Outcome(Status.GOOD, transferred=moved)
+
+
+def _failed(request: Request, error: BaseException) -> Outcome:
+    if isinstance(error, CheckCondition):
+        return Outcome(Status.CHECK_CONDITION, request.unit.told_sense(error.sense))
+    if isinstance(error, Conflict):
+        return Outcome(Status.RESERVATION_CONFLICT)
+    if isinstance(error, Aborted | Cancelled):
+        return Outcome(Status.TASK_ABORTED, aborted=True)
+    guest_log.error("unexpected error in %s", request.cdb.hex(), exc_info=error)
+    return Outcome(Status.CHECK_CONDITION, request.unit.told_sense(INTERNAL_TARGET_FAILURE))
+
+
+def _unpack(kind: Any, cdb: bytes) -> Any:
+    if len(cdb) < kind.size:
+        raise CheckCondition(INVALID_FIELD_IN_CDB)
+    return kind.unpack(cdb)
+
+
+def lun_field(lun: int) -> bytes:
+    """The 8 bytes of a LUN (SAM-5 section 4.7): peripheral addressing up to 255, then flat."""
+    return ((lun if lun < 256 else 0x4000 | lun) << 48).to_bytes(8)
+
+
+def lun_of(field: int) -> int | None:
+    """The number in a LUN's first two bytes; None of a form that nobody here has."""
+    method = field >> 14
+    if method == 0 and not field & 0x3F00:  # bus 0
+        return field & 0xFF
+    return field & 0x3FFF if method == 1 else None
