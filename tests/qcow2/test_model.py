@@ -62,7 +62,7 @@ class OverMachine(DiskMachine):
         assert content(self.disk) == self.model
 
 
-_short: Any = settings(max_examples=60, stateful_step_count=30, deadline=None)
+_short: Any = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 TestImage = ImageMachine.TestCase
 TestOver = OverMachine.TestCase

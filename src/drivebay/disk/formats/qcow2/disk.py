@@ -289,6 +289,9 @@ class Qcow2Disk(Qcow2Reader):
 
     async def _zero(self, offset: int, length: int, next_is_zero: bool, unmap: bool) -> None:
         end, bits = offset + length, self._cluster_bits
+        if self.header.fields.version > 2:
+            # Below a disk that has grown is zero only until it is opened again.
+            next_is_zero = self._read_below is None
         flags = self.header.fields.version > 2 or next_is_zero
         while offset < end:
             number = offset >> self._span_bits
@@ -429,9 +432,10 @@ class Qcow2Disk(Qcow2Reader):
             try:
                 if size < before:
                     self._set_size(size)
-                    end = self._clusters(size) << self._cluster_bits
-                    if end < before:
-                        await self._zero(end, before - end, next_is_zero=True, unmap=True)
+                    first, last = self._clusters(size), self._clusters(before)
+                    if first < last:
+                        cut_off = first << self._cluster_bits, last - first << self._cluster_bits
+                        await self._zero(*cut_off, next_is_zero=True, unmap=True)
                         await self.flush()
                 else:
                     await self._grow_l1(size)

@@ -168,10 +168,10 @@ class Mapping:
             if self._version == 2:
                 raise corrupt("a zero cluster in version 2")
             return Kind.ZEROES, host
-        if not allocated:
+        if not allocated and self._extended:
             return Kind.ABSENT, 0
         if not host:
-            raise corrupt("a subcluster without a place")
+            raise corrupt(f"an L2 entry {entry:#x}")
         return Kind.DATA, host + (offset & self.cluster_size - 1)
 
     def clusters_of(self, entry: int) -> tuple[int, int]:
