@@ -140,6 +140,21 @@ def test_a_shutdown_makes_everything_stable(make_bench: MakeBench) -> None:
     assert driver.status.SHST == 0
 
 
+def test_a_format_that_is_given_up_leaves_the_namespace(make_bench: MakeBench) -> None:
+    """Found by fuzzing: a reset while it waited for other commands."""
+    puppet = Stubborn(filled(MIB, 1))
+    bench = make_bench({1: puppet})
+    driver = held(bench, puppet, 1)
+    driver.admin.put(driver.command(AdminOpcode.FORMAT_NVM, nsid=1))
+    driver.admin.ring()
+    bench.settle()
+    reset(bench, "disable")
+    puppet.complete_all()
+    bench.settle()
+    puppet.holds = lambda *_: False
+    assert bench.driver().namespace(1).read(0, 1) == noise(MIB, 1)[:512]
+
+
 def test_a_namespace_is_removed_under_load(make_bench: MakeBench) -> None:
     puppet = PuppetDisk(filled(MIB, 1))
     bench = make_bench({1: puppet})

@@ -99,13 +99,15 @@ class Management:
             if not subsystem.is_created(command.nsid):
                 raise Refused(Status.OPERATION_DENIED, "it is not a host's to delete")
             nsids = [command.nsid]
+        for nsid in nsids:
+            self._subsystem.namespaces[nsid].must_be_free()
         return self._delete_each(nsids)
 
     async def _delete_each(self, nsids: list[int]) -> None:
         for nsid in nsids:
             namespace = self._subsystem.namespaces.get(nsid)
             if namespace is not None:
-                await self.take(namespace, Status.INVALID_NAMESPACE_OR_FORMAT)
+                await self._take([namespace], Status.INVALID_NAMESPACE_OR_FORMAT)
                 self._subsystem.remove(nsid).close()
 
     # -- attaching -------------------------------------------------------------------------------
@@ -159,30 +161,34 @@ class Management:
                 raise Refused(Status.INVALID_FORMAT, "there is room for no block of that size")
             if namespace.disk.read_only:
                 raise Refused(Status.NAMESPACE_WRITE_PROTECTED, f"namespace {namespace.nsid}")
-            if namespace.busy is not None:
-                raise Refused(namespace.busy, f"namespace {namespace.nsid}", retry=True)
+            namespace.must_be_free()
         return self._format(namespaces, setup.LBAFL)
 
     async def _format(self, namespaces: list[Namespace], number: int) -> None:
-        for namespace in namespaces:
-            await self.take(namespace, Status.FORMAT_IN_PROGRESS)
+        await self._take(namespaces, Status.FORMAT_IN_PROGRESS)
         try:
             for namespace in namespaces:
                 await erase(self._controller, namespace)
                 namespace.format(number)
                 namespace.bad.restore([])
         finally:
-            for namespace in namespaces:
-                namespace.busy = None
-            self._subsystem.refresh()
+            self._give_back(namespaces)
         for namespace in namespaces:
             self._subsystem.changed(namespace.nsid)
 
-    async def take(self, namespace: Namespace, status: Status) -> None:
-        """Commands on a namespace are refused with `status` from now on; wait for those under
-        way.
-        """
-        namespace.busy = status
+    async def _take(self, namespaces: list[Namespace], status: Status) -> None:
+        """Commands on these are refused with `status` from now on; wait for those under way."""
+        for namespace in namespaces:
+            namespace.busy = status
         self._subsystem.refresh()
-        while self._subsystem.in_use(namespace.nsid):
-            await Pause(self._controller.engine)
+        try:
+            while any(self._subsystem.in_use(each.nsid) for each in namespaces):
+                await Pause(self._controller.engine)
+        except BaseException:  # a reset: nothing was done
+            self._give_back(namespaces)
+            raise
+
+    def _give_back(self, namespaces: list[Namespace]) -> None:
+        for namespace in namespaces:
+            namespace.busy = None
+        self._subsystem.refresh()

@@ -80,6 +80,12 @@ class Namespace:
         unreserved = self.disk.reservations is None
         return unreserved and self.busy is None and not self.bad and not self.locked
 
+    def must_be_free(self) -> None:
+        """Raises `Refused` while it is being formatted, sanitized or deleted."""
+        if self.busy is not None:
+            passes = self.busy != Status.SANITIZE_FAILED
+            raise Refused(self.busy, f"namespace {self.nsid}", retry=passes)
+
     # -- ranges ----------------------------------------------------------------------------------
 
     def check(self, slba: int, nlb: int) -> None:

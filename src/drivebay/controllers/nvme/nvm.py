@@ -72,9 +72,7 @@ class NvmCommands:
         if nsid not in controller.attached:
             raise Refused(Status.INVALID_NAMESPACE_OR_FORMAT, f"namespace {nsid:#x}")
         namespace = controller.subsystem.namespaces[nsid]
-        if namespace.busy is not None:
-            failed = namespace.busy == Status.SANITIZE_FAILED
-            raise Refused(namespace.busy, f"namespace {nsid}", retry=not failed)
+        namespace.must_be_free()
         if namespace.disk.reservations is not None:
             self.reservations.check(namespace, command.opcode)
         return namespace

@@ -59,8 +59,8 @@ class Sanitize:
         for namespace in namespaces:
             if namespace.disk.read_only:
                 raise Refused(Status.NAMESPACE_WRITE_PROTECTED, f"namespace {namespace.nsid}")
-            if namespace.busy == Status.FORMAT_IN_PROGRESS:
-                raise Refused(namespace.busy, f"namespace {namespace.nsid}", retry=True)
+            if namespace.busy != Status.SANITIZE_FAILED:
+                namespace.must_be_free()
         self._setup = int(setup)
         self._begin()
         return 0
