@@ -31,7 +31,7 @@ __all__ = ["NO_LOG", "Headers", "Region", "Regions", "read_headers", "read_regio
 
 NO_LOG: Final = bytes(16)
 """The log GUID of an image whose log is empty."""
-MOST_LOG: Final = 64 << 20
+MOST_LOG: Final = 16 << 20  # all of it may be in memory; everybody makes it of 1 MiB
 MOST_TABLE: Final = 513 << 20
 MOST_METADATA: Final = 128 << 20
 MOST_REGIONS: Final = 2047

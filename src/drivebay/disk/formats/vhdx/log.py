@@ -10,7 +10,7 @@ after a crash.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
@@ -119,28 +119,34 @@ class Replay:
                 f"{before}",
                 "the image is truncated",
             )
+        # All of it makes sense before any of it is written.
+        changes = [change for entry in self._entries for change in self._changes(entry, before)]
         await store.grow(self.size)
-        for entry in self._entries:
-            await self._apply(entry, store, before)
+        for offset, page, length in changes:
+            if page:
+                await store.write(offset, [memoryview(page)])
+            else:
+                await store.write_zeroes(offset, length, unmap=True)
         await store.flush()
 
-    async def _apply(self, entry: bytes, store: Store, before: int) -> None:
+    def _changes(self, entry: bytes, before: int) -> Iterator[tuple[int, bytes, int]]:
+        """What the entry changes: offset, and a page or how many bytes become zero."""
         header = LogEntry.unpack(entry)
         at = _data_start(header)
         for place in _descriptor_places(header):
             if entry[place : place + 4] == b"zero":
                 zero = ZeroDescriptor.unpack(entry, place)
-                self._check(zero.file_offset, zero.zero_length, self.size)
+                self._check(zero.file_offset, zero.zero_length, max(self.size, before))
                 # What the file has just gained is zero already.
                 length = min(zero.zero_length, before - zero.file_offset)
                 if length > 0:
-                    await store.write_zeroes(zero.file_offset, length, unmap=True)
+                    yield zero.file_offset, b"", length
             else:
                 data = DataDescriptor.unpack(entry, place)
-                self._check(data.file_offset, PAGE, store.size)
+                self._check(data.file_offset, PAGE, max(self.size, before))
                 sector = DataSector.unpack(entry, at)
                 page = data.leading_bytes + sector.data + data.trailing_bytes
-                await store.write(data.file_offset, [memoryview(page)])
+                yield data.file_offset, page, PAGE
                 at += PAGE
 
     def _check(self, offset: int, length: int, size: int) -> None:
