@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from drivebay.cli.controllers import ControllerConfig, check_servable, parse_controllers
-from drivebay.cli.errors import told
+from drivebay.cli.errors import CliError, told
 from drivebay.cli.functions import function_of
 from drivebay.controllers.nvme import Nvme
 from drivebay.platform.engine import Engine
@@ -40,6 +40,18 @@ def test_two_controllers_by_name() -> None:
     names = {each.subsystem.nqn for each in functions if isinstance(each, Nvme)}
     assert len(names) == 2
     engine.close()
+
+
+def test_memory_for_what_hosts_create() -> None:
+    [found] = parse_controllers([], ["nvme,id=a,spare=64M"], [])
+    check_servable([found])
+    engine = Engine(workers=0)
+    function, _, _ = function_of(found, GuestMemory(), engine)
+    assert isinstance(function, Nvme)
+    assert function.subsystem.unallocated == 64 << 20
+    engine.close()
+    with pytest.raises(CliError, match="spare 1K"):
+        parse_controllers([], ["nvme,id=a,spare=1K"], [])
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,31 @@ def test_fio_verifies_and_discards() -> None:
         assert "BAY7" in guest.run("nvme list").output
 
 
+MANAGE = """
+set -e
+n=/dev/nvme0
+nvme create-ns $n --nsze=65536 --ncap=65536 --flbas=0
+nvme attach-ns $n --namespace-id=1 --controllers=0
+nvme ns-rescan $n
+sleep 1
+blockdev --getsz ${n}n1
+dd if=/dev/zero of=${n}n1 bs=1M count=32 oflag=direct
+nvme detach-ns $n --namespace-id=1 --controllers=0
+nvme delete-ns $n --namespace-id=1
+nvme list-ns $n --all
+"""
+
+
+def test_nvme_cli_makes_namespaces() -> None:
+    with (
+        Backend(["--controller", "nvme,id=a,spare=64M"]) as backend,
+        LinuxGuest(qemu_args=backend.qemu_arguments(), tools=["nvme"]) as guest,
+    ):
+        result = guest.run(MANAGE, timeout=300)
+        assert result.status == 0, result.output
+        assert "65536" in result.output.split()
+
+
 def test_nvme_cli_asks_for_everything() -> None:
     with (
         Backend(["--nvme", "mem:32M", "--nvme", "mem:16M,nsid=7"]) as backend,

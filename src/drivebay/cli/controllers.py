@@ -22,6 +22,7 @@ from drivebay.cli import sata as sata_places
 from drivebay.cli.drives import Attached, Drive
 from drivebay.cli.errors import CliError
 from drivebay.cli.ide import IDE_FLAGS, IDE_KEYS, IdeDrive, ide_drive
+from drivebay.cli.memory import parse_memory
 from drivebay.cli.nvme import NVME_FLAGS, NVME_KEYS, NvmeDisk, nvme_disk
 from drivebay.cli.sata import SATA_FLAGS, SATA_KEYS, SataDrive, sata_drive
 from drivebay.disk.spec import Attachment, parse_attachment
@@ -65,6 +66,8 @@ class ControllerConfig:
     ide: list[IdeDrive] = field(default_factory=list)
     sata: list[SataDrive] = field(default_factory=list)
     nvme: list[NvmeDisk] = field(default_factory=list)
+    spare: int = 0
+    """Bytes of memory of which hosts may make namespaces of their own."""
 
     @property
     def drives(self) -> list[Drive]:
@@ -127,7 +130,7 @@ _KINDS: Final = {
     ),
     "ide": _Kind((), ("socket",), IDE_FLAGS, IDE_KEYS, _add_ide),
     "ahci": _Kind((), ("socket",), SATA_FLAGS, SATA_KEYS, _add_sata),
-    "nvme": _Kind((), ("socket", "queues"), NVME_FLAGS, NVME_KEYS, _add_nvme, queues=64),
+    "nvme": _Kind((), ("socket", "queues", "spare"), NVME_FLAGS, NVME_KEYS, _add_nvme, queues=64),
 }
 
 
@@ -145,7 +148,7 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--controller",
             "controllers",
             multiple=True,
-            metavar="KIND,id=NAME[,socket=PATH][,queues=N][,queue-size=N][,packed]",
+            metavar="KIND,id=NAME[,socket=PATH][,queues=N][,queue-size=N][,packed][,spare=SIZE]",
             help=f"A controller by name; kinds: {', '.join(_KINDS)}.",
         ),
         click.option(
@@ -233,7 +236,7 @@ def ide_drives(controllers: Iterable[ControllerConfig]) -> list[IdeDrive]:
 def check_servable(controllers: Iterable[ControllerConfig]) -> None:
     """Raise `CliError` for what a controller cannot do on a socket."""
     for controller in controllers:
-        if not controller.attachments:
+        if not controller.attachments and not controller.spare:
             raise CliError(
                 f"controller {controller.id} has no disks", f"--{controller.kind} mem:64M adds one"
             )
@@ -323,6 +326,7 @@ def _controller(kind: str, options: Options, text: str) -> ControllerConfig:
         queues=_number(options, "queues", 1, 64, text, _KINDS[kind].queues),
         queue_size=_queue_size(options, text),
         packed=bool(options.get("packed")),
+        spare=parse_memory(f"{text}: spare", str(options["spare"])) if "spare" in options else 0,
     )
 
 

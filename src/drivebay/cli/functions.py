@@ -14,6 +14,7 @@ from drivebay.cli.sata import LEAST_PORTS
 from drivebay.controllers.ahci import Ahci
 from drivebay.controllers.ide import PiixIde
 from drivebay.controllers.nvme import Nvme, Subsystem
+from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.contract import Disk
 from drivebay.platform.engine import Engine, Lookout
 from drivebay.platform.interrupts import Line
@@ -77,9 +78,18 @@ def _nvme(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> 
     own = hashlib.sha256(f"{controller.id} {controller.socket}".encode()).hexdigest()
     serial = serial_of(controller.nvme) or own[:20].upper()
     nqn = f"nqn.2014-08.org.nvmexpress:uuid:{own[:8]}-{own[8:12]}-5{own[13:16]}-8{own[17:20]}"
-    subsystem = Subsystem(serial=serial, nqn=f"{nqn}-{own[20:32]}")
+    subsystem = Subsystem(
+        serial=serial,
+        nqn=f"{nqn}-{own[20:32]}",
+        create=_in_memory if controller.spare else None,
+        capacity=controller.spare,
+    )
     queues = controller.queues
     return Nvme(memory, engine, subsystem=subsystem, queues=queues, linger=Lookout(engine))
+
+
+def _in_memory(size: int, sector_size: int) -> Disk:
+    return RamDisk(size, sector_size=sector_size)
 
 
 def _nowhere() -> Line:
