@@ -20,6 +20,7 @@ from drivebay.disk.filters.crypt import Crypt
 from drivebay.disk.filters.delay import Delay
 from drivebay.disk.filters.guarded import Guarded
 from drivebay.disk.filters.latency import Fixed
+from drivebay.disk.filters.luks import Payload
 from drivebay.disk.filters.prwrap import Prwrap
 from drivebay.disk.filters.record import Record
 from drivebay.disk.filters.stop_on_error import StopOnError
@@ -132,6 +133,7 @@ DISKS: dict[str, Make] = {
     "crypt-read-only": lambda path, size: crypt(read_only_layers(path, size)),
     "delay": lambda path, size: Delay(ram(path, size), Fixed(1e-6)),
     "guarded": lambda path, size: guarded(ram(path, size)),
+    "payload": lambda path, size: Payload(ram(path, size), 3 * size, 16 * size, size),
     "prwrap": lambda path, size: Prwrap(ram(path, size)),
     "record": lambda path, size: recorded(ram(path, size)),
     "striped": striped,
@@ -185,6 +187,7 @@ FILTERS: dict[str, Callable[[Disk], Filter]] = {
     "crypt": crypt,
     "delay": lambda below: Delay(below, Fixed(1e-6)),
     "guarded": guarded,
+    "payload": lambda below: Payload(below, 0, None, 512),
     "prwrap": Prwrap,
     "record": recorded,
     "throttle": lambda below: Throttle(below, Limits(iops=10**6)),

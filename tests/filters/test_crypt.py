@@ -16,7 +16,7 @@ from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.contract import Unmap
 from drivebay.disk.errors import DiskOpenError, IllegalBlock
 from drivebay.disk.filters.crypt import PIECE, Crypt
-from drivebay.disk.filters.xts import BATCH, BatchedXts, SectorXts, Xts, xts
+from drivebay.disk.filters.xts import BATCH, FEWEST, BatchedXts, SectorXts, Xts, xts
 from drivebay.disk.spec import SpecError, open_disk
 from drivebay.suspend import run
 from drivebay.testing import RecordingDisk
@@ -66,7 +66,9 @@ def test_the_published_vector_among_others() -> None:
     assert get(below, VECTOR_SECTOR, 1) == VECTOR_CIPHER
 
 
-@pytest.mark.parametrize("count", [1, 7, 8, 9, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH + 5])
+@pytest.mark.parametrize(
+    "count", [1, FEWEST - 1, FEWEST, FEWEST + 1, BATCH - 1, BATCH, BATCH + 1, 3 * BATCH + 5]
+)
 @pytest.mark.parametrize("sector", [0, 1, (1 << 32) - 3, (1 << 54) - 5])
 def test_many_at_once_are_the_same_as_one_by_one(sector: int, count: int) -> None:
     batched: Xts = BatchedXts(KEY)

@@ -15,7 +15,7 @@ from drivebay.suspend import blocking
 if TYPE_CHECKING:
     from drivebay.disk.filters.xts import Xts
 
-__all__ = ["CIPHERS", "Crypt", "read_key"]
+__all__ = ["CIPHERS", "Crypt", "open_xts", "read_key"]
 
 CIPHERS: Final = {"xts-aes-256": 64}
 """The bytes of a cipher's key."""
@@ -45,7 +45,7 @@ def read_key(path: str, size: int) -> bytes:
 class Crypt(Filter):
     """Encrypts what lies on `below` with `key`: the data key, then as long a tweak key.
 
-    The tweak of a sector is its number. Sectors of 512 bytes are what dm-crypt calls
+    The tweak of a sector is its number times `step`. Sectors of 512 bytes are what dm-crypt calls
     ``aes-xts-plain64``; larger ones are the same with ``iv_large_sectors``. The buffers of a write
     are not changed, and those of a read never hold what is encrypted.
 
@@ -55,14 +55,14 @@ class Crypt(Filter):
 
     kind = "crypt"
 
-    def __init__(self, below: Disk, key: bytes, name: str = "key") -> None:
+    def __init__(self, below: Disk, key: bytes, name: str = "key", step: int = 1) -> None:
         super().__init__(below)
         half = len(key) // 2
         if key[:half] == key[half:]:
             raise DiskOpenError(
                 f"{name}: the two halves of the key are equal", "AES-XTS would be no secret at all"
             )
-        self._xts = _xts(key, self.sector_size)
+        self._xts = open_xts(key, self.sector_size, step)
         self.unmap_behaviour = Unmap.IGNORED
         self.optimal_unmap_sectors = 1
 
@@ -139,7 +139,8 @@ class Crypt(Filter):
             await blocking(lambda: work(sector, data, into))
 
 
-def _xts(key: bytes, sector_size: int) -> Xts:
+def open_xts(key: bytes, sector_size: int, step: int = 1) -> Xts:
+    """What encrypts with `key`. Raises `DiskOpenError` where the package for it is missing."""
     try:
         from drivebay.disk.filters.xts import xts
     except ImportError as error:
@@ -147,4 +148,4 @@ def _xts(key: bytes, sector_size: int) -> Xts:
             "crypt: the Python package cryptography is not installed",
             "pip install 'drivebay[crypt]'",
         ) from error
-    return xts(key, sector_size)
+    return xts(key, sector_size, step)

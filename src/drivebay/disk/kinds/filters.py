@@ -42,6 +42,21 @@ def _crypt(scanner: Scanner) -> Opener:
     return _over(below, make)
 
 
+def _luks(scanner: Scanner) -> Opener:
+    """``luks:KEYFILE:DISK``."""
+    path = scanner.word("a key file", stops=":;,")
+    _colon(scanner)
+    below = scanner.disk()
+
+    def make(disk: Disk) -> Disk:
+        from drivebay.disk.filters.luks import open_luks, read_passphrase
+
+        return open_luks(disk, read_passphrase(path), below.text)
+
+    opener = _over(below, make)
+    return lambda read_only: opener(read_only=True)
+
+
 def _prwrap(scanner: Scanner) -> Opener:
     """``prwrap:DISK``."""
     return _reserving(scanner.disk(), None)
@@ -287,6 +302,7 @@ def _duration(scanner: Scanner) -> float:
 
 KINDS: Final[tuple[Kind, ...]] = (
     Kind("crypt", "crypt:xts-aes-256:KEYFILE:DISK", _crypt),
+    Kind("luks", "luks:KEYFILE:DISK", _luks),
     Kind("prwrap", "prwrap:DISK", _prwrap),
     Kind("prfile", "prfile:STATE:DISK", _prfile),
     Kind("delay", "delay:PROFILE:DISK", _delay),
