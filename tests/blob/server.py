@@ -107,6 +107,7 @@ class ObjectServer:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     owner: ObjectServer
 
     def log_message(self, format: str, *args: Any) -> None:
