@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from operator import itemgetter
 from typing import Final
 
 from drivebay.disk.layers.layer import NOTHING, Layer
@@ -68,38 +67,48 @@ class MergedIndex:
 
     async def _look_up(self, number: int) -> _Region:
         base = number << SHIFT
-        owned: list[Owned] = []
-        for start, run, layer in sorted(await self._resolve(base, REGION), key=itemgetter(0)):
-            _append(owned, start, run, layer)
-        region = (
-            array("I", [start - base for start, _, _ in owned[1:]]),
-            [layer for _, _, layer in owned],
-        )
+        starts: list[int] = [0]
+        layers: list[Layer] = [NOTHING]
+        for layer, seen, runs in reversed(await self._runs(base)):
+            if seen < REGION:
+                _paint(starts, layers, seen, REGION, NOTHING)
+            for start, run, present in runs:
+                if present:
+                    _paint(starts, layers, start - base, start - base + run, layer)
+        kept = [at for at, layer in enumerate(layers) if at == 0 or layers[at - 1] is not layer]
+        region = array("I", [starts[at] for at in kept[1:]]), [layers[at] for at in kept]
         if number not in self._regions:  # somebody else may have looked it up meanwhile
             self._regions[number] = region
-            self._entries += len(owned) + REGION_ENTRIES
+            self._entries += len(kept) + REGION_ENTRIES
         while self._entries > MOST_ENTRIES and len(self._regions) > 1:
             _, layers = self._regions.pop(next(iter(self._regions)))
             self._entries -= len(layers) + REGION_ENTRIES
         return region
 
-    async def _resolve(self, sector: int, count: int) -> list[Owned]:
-        owned: list[Owned] = []
-        missing = [(sector, count)]
+    async def _runs(self, base: int) -> list[tuple[Layer, int, list[Run]]]:
+        """The layers down to the first that hides the rest, how many sectors of the region are seen
+        of each, and what it holds of them.
+        """
+        found = []
         for layer, visible in self._layers:
-            asked, missing = missing, []
-            for start, run in asked:
-                seen = max(0, min(run, visible - start))
-                if seen < run:
-                    owned.append((start + seen, run - seen, NOTHING))
-                for at, size, present in await find_runs(layer, start, seen):
-                    if present:
-                        owned.append((at, size, layer))
-                    else:
-                        missing.append((at, size))
-            if not missing:
+            seen = max(0, min(REGION, visible - base))
+            runs = await find_runs(layer, base, seen)
+            found.append((layer, seen, runs))
+            if not seen or (len(runs) == 1 and runs[0][2]):
                 break
-        return owned + [(start, run, NOTHING) for start, run in missing]
+        return found
+
+
+def _paint(starts: list[int], layers: list[Layer], start: int, end: int, layer: Layer) -> None:
+    """Let `layer` show the sectors from `start` to `end`.
+
+    `starts` are where parts of a region begin, `layers` what shows them.
+    """
+    first, last = bisect_left(starts, start), bisect_left(starts, end)
+    if end < REGION and (last == len(starts) or starts[last] != end):
+        starts[first:last], layers[first:last] = [start, end], [layer, layers[last - 1]]
+    else:
+        starts[first:last], layers[first:last] = [start], [layer]
 
 
 async def find_runs(layer: Layer, sector: int, count: int) -> list[Run]:
