@@ -136,6 +136,17 @@ part() {
 	[ "$code" -eq 0 ] || { [ "$code" -eq 5 ] && [ $# -gt 0 ]; } || failed=1
 }
 
+# NBD servers and clients of others, for the tests and benchmarks of ours. Who cannot install them
+# sees which tests are skipped for that.
+need_nbd_tools() {
+	for tool in nbdkit nbdcopy fio; do
+		command -v "$tool" >/dev/null || {
+			can_install && need nbdkit nbdkit-plugin-python libnbd-bin fio
+			return 0
+		}
+	done
+}
+
 run_tests() {
 	"$VENV/bin/python" -m drivebay.guests.fetch
 	mkdir -p build
@@ -195,11 +206,13 @@ demo)
 	;;
 test)
 	install dev
+	need_nbd_tools
 	run_tests "$@"
 	;;
 bench)
 	install dev
 	command -v cc >/dev/null || need gcc libc6-dev
+	need_nbd_tools
 	check_needs
 	exec "$VENV/bin/python" -m benchmarks "$@"
 	;;

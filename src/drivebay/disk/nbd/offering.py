@@ -86,7 +86,7 @@ class Offer:
         return self.name is not None and self._context_of == self.name
 
     def receive(self, data: bytes) -> bytes:
-        """Take bytes; what to send. Raises `NbdError`."""
+        """Take bytes, at most those `wanted`; what to send. Raises `NbdError`."""
         self._received += data
         while self.stage is Stage.HAGGLING and not self.wanted:
             message = bytes(self._received)

@@ -17,6 +17,8 @@ RECORDS: Final = 1 << 18
 class Channel:
     """A socket that does not block."""
 
+    holds_back = False
+    """Whether it may have what the socket no longer has, so that nothing wakes us for it."""
     settled = True
     """Whether nothing that was taken is still to be sent."""
 
@@ -40,6 +42,8 @@ class Channel:
 
 class SecureChannel(Channel):
     """`stream` over a socket."""
+
+    holds_back = True
 
     def __init__(self, client: socket.socket, stream: TlsStream) -> None:
         super().__init__(client)

@@ -73,6 +73,8 @@ class Connection:
         self._engine.unwatch(self._socket.fileno())
         if wanted:
             self._engine.watch(self._socket.fileno(), self._readable)
+            if self._channel.holds_back:
+                self._engine.later(self._go_on)
         else:
             self._engine.watch(self._socket.fileno(), self._look_hung_up, edge=True)
 
