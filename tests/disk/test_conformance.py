@@ -20,7 +20,7 @@ from drivebay.disk.filters.crypt import Crypt
 from drivebay.disk.filters.delay import Delay
 from drivebay.disk.filters.guarded import Guarded
 from drivebay.disk.filters.latency import Fixed
-from drivebay.disk.filters.luks import Payload
+from drivebay.disk.filters.payload import Payload
 from drivebay.disk.filters.prwrap import Prwrap
 from drivebay.disk.filters.record import Record
 from drivebay.disk.filters.stop_on_error import StopOnError

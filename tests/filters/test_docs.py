@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -36,6 +37,25 @@ def test_the_errors_are_those_it_shows() -> None:
         with pytest.raises(SpecError) as caught:
             parse(text)
         assert str(caught.value) == f"{text!r}: {message.strip()}"
+
+
+def test_a_description_says_the_same(tmp_path: Path) -> None:
+    """In its texts a comma is written once, and comes twice to the parser."""
+    stack = {
+        "kind": "delay",
+        "profile": "average=1us,p99=20us,seed=3",
+        "disk": {
+            "kind": "throttle",
+            "limits": "iops=500000,bps=20G",
+            "disk": {"kind": "record", "file": f"{tmp_path}/a,b:c", "disk": "mem:1M"},
+        },
+    }
+    (tmp_path / "stack.json").write_text(json.dumps(stack))
+    disk = open_disk(f"@{tmp_path}/stack.json")
+    assert disk.details == {"delay": "average=0.001ms,p99=0.02ms"}
+    assert disk.inner[0].details == {"limits": f"iops=500000,bps={20 << 30},burst=0.1"}
+    disk.close()
+    assert (tmp_path / "a,b:c").exists()
 
 
 def test_every_form_is_there() -> None:
