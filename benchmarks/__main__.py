@@ -10,7 +10,17 @@ from pathlib import Path
 
 import click
 
-from benchmarks import filters, guest, ide, inprocess, machine, pci_guest, report, vhost_user
+from benchmarks import (
+    filters,
+    guest,
+    ide,
+    inprocess,
+    layers,
+    machine,
+    pci_guest,
+    report,
+    vhost_user,
+)
 from benchmarks.peers import PeerError
 from benchmarks.progress import Progress
 from benchmarks.report import Result
@@ -23,6 +33,7 @@ PARTS: dict[str, Callable[[Run], Iterator[Result]]] = {
     "in-process": inprocess.measure,
     "ide": lambda run: chain(ide.measure(run), pci_guest.measure_ide(run)),
     "ahci": pci_guest.measure_ahci,
+    "layers": layers.measure,
     "filters": filters.measure,
 }
 
