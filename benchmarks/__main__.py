@@ -17,6 +17,7 @@ from benchmarks import (
     inprocess,
     layers,
     machine,
+    nbd,
     pci_guest,
     report,
     vhost_user,
@@ -33,6 +34,7 @@ PARTS: dict[str, Callable[[Run], Iterator[Result]]] = {
     "in-process": inprocess.measure,
     "ide": lambda run: chain(ide.measure(run), pci_guest.measure_ide(run)),
     "ahci": pci_guest.measure_ahci,
+    "nbd": nbd.measure,
     "layers": layers.measure,
     "filters": filters.measure,
 }

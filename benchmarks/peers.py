@@ -7,7 +7,7 @@ import os
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,17 +85,28 @@ def storage_daemon(run: Run, mode: Mode) -> Iterator[Server]:
     command += ["--blockdev", blockdev + ",cache.direct=on" * mode.direct]
     command += ["--object", "iothread,id=thread"] if mode.iothread else []
     export += f",addr.type=unix,addr.path={socket}" + ",iothread=thread" * mode.iothread
+    version = ".".join(map(str, run.qemu.version))
+    name = f"{DAEMON} {version} ({mode})"
+    with started(name, socket, [*command, "--export", export], run.qemu.environment) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def started(
+    name: str, socket: Path, command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """A program that serves at `socket`; killed in the end. Raises `PeerError`."""
     process = subprocess.Popen(
-        [*command, "--export", export],
-        env={**os.environ, **run.qemu.environment},
+        command,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
     leash = Leash(process.pid)
     try:
         _wait_for(socket, process)
-        version = ".".join(map(str, run.qemu.version))
-        yield Server(f"{DAEMON} {version} ({mode})", socket, process.pid)
+        yield Server(name, socket, process.pid)
     finally:
         process.kill()
         process.communicate()

@@ -506,6 +506,8 @@ def test_a_client_that_reads_no_replies_holds_little_memory(
 class Failing:
     """Stands in for a client's socket, and lets one call fail or do less than it could."""
 
+    holds_back = False
+
     def __init__(self, channel: object, name: str, at: int, fault: int | None) -> None:
         self.socket = channel.socket  # type: ignore[attr-defined]
         self._name, self._left, self._fault = name, at, fault
