@@ -13,7 +13,7 @@ from drivebay.disk.layers.disk import DiskLayer
 from drivebay.disk.layers.layered import LayeredDisk
 from drivebay.disk.layers.ram import RamLayer
 from drivebay.disk.layers.stack import LayerError, Misplaced, Place
-from drivebay.suspend import run
+from drivebay.suspend import Blocking, run
 from drivebay.testing import PuppetDisk, RecordingDisk
 from tests.disk.support import Stepped, fill, get, noise, put, view
 
@@ -193,6 +193,22 @@ def test_what_changes_while_a_miss_waits_is_not_cached_as_it_was() -> None:
         assert get(disk, 8, 1) == (noise(512, 3) if change == "write" else bytes(512))
         run(disk.layers[0].unmap(8, 1, True))
         puppet.holds = lambda name, sector, count: name == "read"
+
+
+def test_what_all_layers_have_dropped_is_not_brought_back_by_a_miss_under_way() -> None:
+    class Slow(RamLayer):
+        async def read(self, sector: int, buffers: Buffers) -> None:
+            await self.below.read(sector, buffers)
+            await Blocking(lambda: None)
+
+    low = Slow(SIZE)
+    disk = LayeredDisk([Place(RamLayer(SIZE), read_cache=True, write_through=True), low])
+    put(low, 8, noise(512))
+    read = Stepped(disk.read(8, [view(512)]))
+    run(disk.unmap(8, 1))
+    read.work()
+    assert read.done
+    assert get(disk, 8, 1) == bytes(512)
 
 
 def test_writes_go_through_and_flushes_begin_at_the_bottom() -> None:
