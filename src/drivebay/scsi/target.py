@@ -21,7 +21,7 @@ from drivebay.platform.logs import RationedLog
 from drivebay.scsi import cdb as cdbs
 from drivebay.scsi.inquiry import StandardInquiry
 from drivebay.scsi.opcodes import Opcode
-from drivebay.scsi.replies import Reply
+from drivebay.scsi.replies import Reply, nothing
 from drivebay.scsi.sense import (
     COMMANDS_CLEARED_BY_ANOTHER_INITIATOR,
     INTERNAL_TARGET_FAILURE,
@@ -35,7 +35,7 @@ from drivebay.scsi.status import Aborted, Conflict, Status
 from drivebay.scsi.task import Direction, Task
 from drivebay.suspend import Cancelled
 
-__all__ = ["MOST_LUNS", "Attribute", "Done", "Outcome", "Target", "lun_field", "lun_of"]
+__all__ = ["MOST_LUNS", "Attribute", "Done", "Outcome", "Request", "Target", "lun_field", "lun_of"]
 
 log = logging.getLogger(__name__)
 guest_log = RationedLog(log)
@@ -69,6 +69,7 @@ class Outcome:
 
 
 Done = Callable[[Outcome], None]
+Then = Callable[[], None]
 
 
 @dataclass(eq=False, slots=True)
@@ -84,6 +85,13 @@ class Request:
     attribute: Attribute
     running: Running | None = None
     ended: bool = False
+    then: list[Callable[[], None]] = field(default_factory=list)
+    """Called when it has ended, after `done`."""
+
+    def cancel(self) -> None:
+        """Give it up. Its `done` is told that it was aborted, at once or when it could be."""
+        if self.running is not None:
+            self.running.cancel()
 
 
 @dataclass(eq=False)
@@ -160,20 +168,24 @@ class Target:
         data_out: Buffers,
         done: Done,
         attribute: Attribute = Attribute.SIMPLE,
-    ) -> None:
-        """Do the command `cdb` of unit `lun`; `done` is told how it ended, perhaps at once."""
+    ) -> Request | None:
+        """Do the command `cdb` of unit `lun`; `done` is told how it ended, perhaps at once.
+
+        Returns the command, for its transport to give up, unless it has ended.
+        """
         unit = self._units.get(lun)
         if unit is None or (cdb and cdb[0] == Opcode.REPORT_LUNS):
             done(self._answer(unit, cdb, data_in))
-            return
+            return None
         tasks = self._tasks[lun]
         request = Request(unit, cdb, tag, data_in, data_out, done, attribute)
         if attribute is not Attribute.HEAD_OF_QUEUE and (
             tasks.waiting or (tasks.running and self._must_wait(tasks, request))
         ):
             tasks.waiting.append(request)
-            return
-        self._start(tasks, request)
+        else:
+            self._start(tasks, request)
+        return None if request.ended else request
 
     @staticmethod
     def _must_wait(tasks: _TaskSet, request: Request) -> bool:
@@ -197,9 +209,10 @@ class Target:
 
     @staticmethod
     def _end(request: Request, outcome: Outcome) -> None:
-        if not request.ended:
-            request.ended = True
-            request.done(outcome)
+        request.ended = True
+        request.done(outcome)
+        for then in request.then:
+            then()
 
     def _answer(self, unit: DeviceServer | None, cdb: bytes, data_in: Buffers) -> Outcome:
         """What is answered by the target itself: REPORT LUNS, and whatever asks no unit."""
@@ -241,13 +254,15 @@ class Target:
         """QUERY TASK SET: whether any is."""
         return bool(self._requests(lun))
 
-    def abort_task(self, lun: int, tag: int) -> None:
-        """ABORT TASK: its `done` is told that it was aborted, at once or when it could be."""
-        self._abort(lun, [request for request in self._requests(lun) if request.tag == tag])
+    def abort_task(self, lun: int, tag: int, then: Then = nothing) -> None:
+        """ABORT TASK. The `done` of what is aborted is told so; `then` is called when nothing of
+        it is under way any more, here and below.
+        """
+        self._abort(lun, [each for each in self._requests(lun) if each.tag == tag], then)
 
-    def abort_task_set(self, lun: int) -> None:
+    def abort_task_set(self, lun: int, then: Then = nothing) -> None:
         """ABORT TASK SET and CLEAR TASK SET: there is one initiator."""
-        self._abort(lun, self._requests(lun))
+        self._abort(lun, self._requests(lun), then)
 
     def preempted(self, lun: int) -> None:
         """Another initiator has had this one's tasks aborted (SPC-4 section 5.13.11.2.6)."""
@@ -255,28 +270,55 @@ class Target:
             self._units[lun].attention(COMMANDS_CLEARED_BY_ANOTHER_INITIATOR)
         self.abort_task_set(lun)
 
-    def reset_unit(self, lun: int) -> None:
-        """LOGICAL UNIT RESET."""
-        self.abort_task_set(lun)
-        self._units[lun].reset()
+    def reset_unit(self, lun: int, then: Then = nothing) -> None:
+        """LOGICAL UNIT RESET. Raises `KeyError` if there is no such unit."""
+        unit = self._units[lun]
 
-    def reset(self) -> None:
+        def reset() -> None:
+            unit.reset()
+            then()
+
+        self.abort_task_set(lun, reset)
+
+    def reset(self, then: Then = nothing) -> None:
         """I_T NEXUS RESET, or the transport's own: every unit."""
+        left = len(self._units)
+
+        def one_is() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                then()
+
         for lun in self.luns:
-            self.reset_unit(lun)
+            self.reset_unit(lun, one_is)
+        if not self._units:
+            then()
 
     def _requests(self, lun: int) -> Sequence[Request]:
         tasks = self._tasks.get(lun)
         return [*tasks.running, *tasks.waiting] if tasks else []
 
-    def _abort(self, lun: int, requests: Sequence[Request]) -> None:
+    def _abort(self, lun: int, requests: Sequence[Request], then: Then) -> None:
+        left = len(requests)
+
+        def one_has_ended() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                then()
+
         for request in requests:
-            if request in (waiting := self._tasks[lun].waiting):
+            request.then.append(one_has_ended)
+        for request in requests:
+            waiting = self._tasks[lun].waiting
+            if request in waiting:
                 waiting.remove(request)
                 self._end(request, Outcome(Status.TASK_ABORTED, aborted=True))
         for request in requests:
-            if request.running is not None:
-                request.running.cancel()  # or it ends by itself, soon
+            request.cancel()
+        if not requests:
+            then()
 
 
 async def _perform(request: Request) -> Outcome:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from drivebay.controllers.virtio.packed import PackedQueue
+from drivebay.controllers.virtio.device import QUEUE_SIZE, RingDevice, mask
 from drivebay.controllers.virtio.registers import (
     CONFIG_WRITEBACK,
     DEVICE_ID_BLOCK,
@@ -18,7 +18,6 @@ from drivebay.controllers.virtio.registers import (
     BlockFeature,
     BlockStatus,
     BlockType,
-    RingFeature,
     Segment,
 )
 from drivebay.controllers.virtio.requests import (
@@ -33,12 +32,9 @@ from drivebay.controllers.virtio.requests import (
 )
 from drivebay.controllers.virtio.ring import Rows
 from drivebay.controllers.virtio.runner import Runner
-from drivebay.controllers.virtio.split import SplitQueue
 from drivebay.disk.contract import Disk, Operation, Unmap
 from drivebay.disk.errors import DiskError
 from drivebay.platform.engine import Engine
-from drivebay.platform.logs import RationedLog
-from drivebay.platform.virtio import QueueSetup, RingError, Stopped, Transport
 from drivebay.suspend import DONE, Cancelled
 
 __all__ = ["BlockDevice", "BlockStatistics"]
@@ -48,20 +44,9 @@ log = logging.getLogger(__name__)
 IN: Final = int(BlockType.IN)
 OUT: Final = int(BlockType.OUT)
 OK: Final = int(BlockStatus.OK)
-QUEUE_SIZE: Final = 256
-MAX_QUEUE_SIZE: Final = 1024
-MAX_QUEUES: Final = 64
 MAX_SEGMENTS: Final = 256
 MAX_RANGE: Final = 1 << 22
 """Most 512-byte units in one DISCARD or WRITE_ZEROES segment (2 GiB)."""
-
-
-def mask(*features: BlockFeature | RingFeature) -> int:
-    """The feature bits of `features`."""
-    return sum(1 << feature for feature in features)
-
-
-RING_FEATURES: Final = mask(RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX, RingFeature.VERSION_1)
 
 
 class BlockStatistics:
@@ -79,7 +64,7 @@ class BlockStatistics:
         return self.reads + self.writes + self.flushes + self.other
 
 
-class BlockDevice:
+class BlockDevice(RingDevice):
     """A virtio block device on `engine` for `disk`, with `queues` request queues.
 
     `serial` is what GET_ID answers, 20 bytes at most; `packed` offers packed rings. Raises
@@ -87,6 +72,7 @@ class BlockDevice:
     """
 
     device_id = DEVICE_ID_BLOCK
+    name = "virtio-blk"
 
     def __init__(
         self,
@@ -98,34 +84,24 @@ class BlockDevice:
         queue_size: int = QUEUE_SIZE,
         packed: bool = True,
     ) -> None:
-        if not 1 <= queues <= MAX_QUEUES:
-            raise ValueError(f"{queues} queues: from 1 to {MAX_QUEUES} are possible")
-        if not 4 <= queue_size <= MAX_QUEUE_SIZE or queue_size & (queue_size - 1):
-            raise ValueError(f"queue size {queue_size}: a power of two from 4 to {MAX_QUEUE_SIZE}")
         if serial is None:
             serial = (disk.disk_id or b"drivebay").hex()[:ID_BYTES]
         if len(serial.encode()) > ID_BYTES:
             raise ValueError(f"serial {serial!r}: more than {ID_BYTES} bytes")
-        self.disk, self._engine = disk, engine
+        super().__init__(engine, log, queues=queues, queue_size=queue_size, packed=packed)
+        self.disk = disk
         self._id = serial.encode().ljust(ID_BYTES, b"\0")
-        self.queue_sizes: Sequence[int] = (queue_size,) * queues
-        self._ring_features = RING_FEATURES | (mask(RingFeature.RING_PACKED) if packed else 0)
         self.statistics = BlockStatistics()
         self._ratio: int = disk.sector_size // SECTOR_SIZE
         self._shift: int = self._ratio.bit_length() - 1
         self._inside_ratio, self._inside_sector = self._ratio - 1, disk.sector_size - 1
         self._read, self._write = disk.read, disk.write
-        self._transport: Transport | None = None
-        self._runners: dict[int, Runner] = {}
-        self._stopping: dict[int, Runner] = {}
-        self._guest_log, self._bug_log = RationedLog(log), RationedLog(log)
         self._serving: dict[int, Callable[[Frame], Operation]] = {
             BlockType.FLUSH: self._flush,
             BlockType.GET_ID: self._get_id,
             BlockType.DISCARD: self._discard,
             BlockType.WRITE_ZEROES: self._write_zeroes,
         }
-        self._features = 0
         self.set_features(self.features)
         disk.on_resize(self._resized)
 
@@ -134,7 +110,7 @@ class BlockDevice:
     @property
     def features(self) -> int:
         """The feature bits on offer."""
-        offered = self._ring_features | mask(
+        offered = self.ring_features | mask(
             BlockFeature.SEG_MAX,
             BlockFeature.BLK_SIZE,
             BlockFeature.TOPOLOGY,
@@ -198,54 +174,9 @@ class BlockDevice:
         self.writeback = bool(state & 1)
         self._fua = not self.writeback
 
-    def attach(self, transport: Transport | None) -> None:
-        """This is your transport now."""
-        self._transport = transport
-
     def _resized(self, _sector_count: int) -> None:
         if self._transport is not None:
             self._transport.config_changed()
-
-    # -- queues ----------------------------------------------------------------------------------
-
-    def start_queue(self, index: int, setup: QueueSetup) -> None:
-        """The driver has set up a queue: serve what is in it already. Raises `RingError`."""
-        kind = PackedQueue if self._features & mask(RingFeature.RING_PACKED) else SplitQueue
-        queue = kind(setup, event_idx=bool(self._features & mask(RingFeature.EVENT_IDX)))
-        runner = Runner(self._engine, queue, self._serve, partial(self._broken, index))
-        self._runners[index] = runner
-        runner.drain()
-
-    def kick(self, index: int) -> None:
-        """The driver says that there is work in a queue."""
-        runner = self._runners.get(index)
-        if runner is not None:
-            runner.drain()
-
-    def stop_queue(self, index: int, stopped: Stopped, *, cancel: bool) -> None:
-        """Take no more from a queue; see `platform.virtio.Device`."""
-        runner = self._stopping[index] = self._runners.pop(index)
-
-        def at_rest(position: int) -> None:
-            del self._stopping[index]
-            stopped(position)
-
-        runner.stop(at_rest, cancel=cancel)
-
-    def cancel_queue(self, index: int) -> None:
-        """Do not wait for a queue that is being stopped."""
-        if runner := self._stopping.get(index):
-            runner.cancel()
-
-    def remap(self) -> None:
-        """Guest memory was laid out anew under the queues."""
-        for runner in self._runners.values():
-            runner.remap()
-
-    def _broken(self, index: int, error: RingError) -> None:
-        self._guest_log.warning("virtio-blk queue %d is broken: %s", index, error)
-        if self._transport is not None:
-            self._transport.needs_reset()
 
     # -- requests --------------------------------------------------------------------------------
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from drivebay.controllers.virtio.ring import Queue, Rows
 from drivebay.platform.engine import Done, Engine, Task
 from drivebay.platform.virtio import RingError, Stopped
 from drivebay.suspend import Suspension
 
-__all__ = ["Runner"]
+__all__ = ["Runner", "Serve"]
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +19,19 @@ BATCH: Final = 16
 """Requests between two looks at the driver: it may go on with these while we do the next."""
 
 
+class Cancellable(Protocol):
+    """What may be given up."""
+
+    def cancel(self) -> object:
+        """Give it up, if that can be: then, at once or later, it drops its chain."""
+
+
 class Runner:
     """Runs one queue on an engine.
 
     `serve` is called with the runner and each chain. It returns the bytes written, or None if it
-    gave the chain's operation to `park`: then `finish` or `drop` is called when that has ended.
+    gave the chain's operation to `park`, or what can cancel it to `hold`: then `finish` or `drop`
+    is called when that has ended.
     `broken` is called if the driver breaks a rule of the ring; the queue is then left alone until
     it is stopped.
     """
@@ -32,14 +40,14 @@ class Runner:
         self,
         engine: Engine,
         queue: Queue,
-        serve: Callable[[Runner, int, Rows], int | None],
+        serve: Serve,
         broken: Callable[[RingError], None],
     ) -> None:
         self.queue = queue
         self._engine = engine
         self._broken = broken
         self._serve = serve
-        self._tasks: dict[int, Task] = {}
+        self._tasks: dict[int, Cancellable] = {}
         queue.held = self._tasks
         self._draining = self._publishing = self._closed = self._going_on = False
         self._asleep = False  # while its ring is in no memory
@@ -84,6 +92,27 @@ class Runner:
         finally:
             self._draining = False
 
+    def serve_some(self, count: int) -> None:
+        """Serve at most `count` chains, where the others are not to be taken yet."""
+        if self._closed or self._draining or self._asleep:
+            return
+        done: list[int] = []
+        self._draining = True
+        try:
+            for head, rows in self.queue.chains():
+                written = self._serve(self, head, rows)
+                if written is not None:
+                    done += (head, written)
+                count -= 1
+                if not count:
+                    break
+            self._give_back(done)
+        except RingError as error:
+            self._give_back(done)
+            self._fail(error)
+        finally:
+            self._draining = False
+
     def _linger(self) -> bool:
         """Whether a chain came while we waited for one. With some in flight others must run."""
         return not self._tasks and self.queue.linger(self.queue.waiting)
@@ -107,6 +136,12 @@ class Runner:
     ) -> None:
         """The operation of the chain `head` must wait; `done` ends it with `finish` or `drop`."""
         self._tasks[head] = Task(self._engine, operation, done, suspension)
+
+    def hold(self, head: int, operation: Cancellable) -> None:
+        """Somebody else runs the operation of the chain `head`, who ends it with `finish` or
+        `drop`.
+        """
+        self._tasks[head] = operation
 
     def finish(self, head: int, written: int) -> None:
         """Give a chain back whose operation had to wait."""
@@ -166,3 +201,6 @@ class Runner:
             stopped, self._stopped = self._stopped, None
             self._publish()
             stopped(self.queue.position)
+
+
+Serve = Callable[[Runner, int, Rows], int | None]
