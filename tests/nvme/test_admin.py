@@ -24,6 +24,7 @@ from drivebay.testing.recording import RecordingDisk
 from tests.ide.support import content, filled, noise
 
 from .conftest import MakeBench
+from .raw import send
 
 MIB = 1 << 20
 
@@ -165,6 +166,14 @@ def test_features_are_kept_until_a_reset(make_bench: MakeBench) -> None:
     driver.set_feature(FeatureId.TIMESTAMP, data=struct.pack("<Q", 1_700_000_000_000))
     told = struct.unpack("<Q", driver.get_feature(FeatureId.TIMESTAMP, room=8)[1])[0]
     assert 1_700_000_000_000 <= told & (1 << 48) - 1 < 1_700_000_100_000
+
+
+def test_admin_commands_have_prps_and_are_not_fused(make_bench: MakeBench) -> None:
+    driver = make_bench({1: filled(MIB, 1)}).driver()
+    for flags in (1, 2, 0x40, 0x80, 0xC0):
+        end = send(driver.admin, AdminOpcode.IDENTIFY, 0, 1, prp1=driver.buffer, flags=flags)
+        assert end == Status.INVALID_FIELD
+    assert send(driver.io[0], 2, 1, prp1=driver.buffer, flags=0xC0) == Status.INVALID_FIELD
 
 
 def test_what_no_feature_can_be(make_bench: MakeBench) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from drivebay.controllers.nvme import Status
 from drivebay.controllers.nvme.opcodes import AdminOpcode
-from drivebay.controllers.nvme.registers import NSSR_MAGIC
+from drivebay.controllers.nvme.registers import NSSR_MAGIC, Shutdown
 from drivebay.disk.errors import IoError
 from drivebay.drivers.nvme import NvmeDriver
 from drivebay.testing.puppet import PuppetDisk
@@ -138,6 +138,9 @@ def test_a_shutdown_makes_everything_stable(make_bench: MakeBench) -> None:
     assert driver.status.SHST == 2
     driver.enable()
     assert driver.status.SHST == 0
+    for puppet in puppets:
+        puppet.holds = lambda *_: False
+    driver.shut_down(Shutdown.ABRUPT)
 
 
 def test_a_format_that_is_given_up_leaves_the_namespace(make_bench: MakeBench) -> None:

@@ -153,6 +153,7 @@ def test_preempt_and_abort(pair: Pair) -> None:
     assert pair.ask(1, ACQUIRE, 0x102, 0xB, 0xA) == 0
     assert {status(first.queue, cid) for cid in ids} == {Status.ABORTED_PREEMPT}
     assert pair.drivers[0].admin.wait(request.cid).dw0 == 0x800006
+    pair.bench.nvme.restore(pair.bench.nvme.save())
     notice = ReservationNotice.unpack(pair.drivers[0].log_page(LogId.RESERVATIONS, 64))
     assert (notice.count, notice.kind, notice.nsid) == (1, 1, 1)
     assert pair.drivers[0].log_page(LogId.RESERVATIONS, 64) == bytes(64)

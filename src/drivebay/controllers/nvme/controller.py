@@ -16,7 +16,7 @@ from drivebay.controllers.nvme.logpages import Logs, Statistics
 from drivebay.controllers.nvme.namespace import Namespace
 from drivebay.controllers.nvme.nvm import NvmCommands
 from drivebay.controllers.nvme.observer import Observer
-from drivebay.controllers.nvme.opcodes import ErrorEvent, EventType, LogId, NoticeEvent
+from drivebay.controllers.nvme.opcodes import ErrorEvent, EventType, LogId, NoticeEvent, Psdt
 from drivebay.controllers.nvme.queues import CompletionQueue, SubmissionQueue, reachable
 from drivebay.controllers.nvme.registers import (
     AQA,
@@ -31,6 +31,7 @@ from drivebay.controllers.nvme.registers import (
     NvmeRegisters,
     ShutdownStatus,
 )
+from drivebay.controllers.nvme.status import Refused, Status
 from drivebay.controllers.nvme.structures import CQE_SIZE, SQE_SIZE, Command
 from drivebay.controllers.nvme.subsystem import Subsystem
 from drivebay.controllers.nvme.transfer import prp_views, sgl_views
@@ -205,9 +206,11 @@ class Controller:
         """The memory of a command's data. Raises `Refused`."""
         if length > self.max_transfer:
             raise too_long(length, self.max_transfer)
-        if command.psdt:
-            return sgl_views(self.memory, command, length)
-        return prp_views(self.memory, self.page_size, command.prp1, command.prp2, length)
+        if command.psdt == Psdt.PRP:
+            return prp_views(self.memory, self.page_size, command.prp1, command.prp2, length)
+        if command.psdt not in (Psdt.SGL, Psdt.SGL_METADATA):
+            raise Refused(Status.INVALID_FIELD, f"PSDT {command.psdt}")
+        return sgl_views(self.memory, command, length)
 
     def send(self, command: Command, data: bytes, length: int) -> None:
         """Give the host the first `length` bytes of `data`, with zeroes behind. Raises
@@ -522,6 +525,7 @@ class Controller:
             "features": self.features.save(),
             "events": self.events.save(),
             "admin": self.admin.save(),
+            "reservations": self.nvm.reservations.save(),
             "subsystem": self.subsystem.save(),
         }
 
@@ -546,6 +550,7 @@ class Controller:
         self.features.restore(state["features"])
         self.events.restore(state["events"])
         self.admin.restore(state["admin"])
+        self.nvm.reservations.restore(state["reservations"])
         self.refresh()
         for saved in state["sqs"]:
             cq = self.cqs[saved["cq"]]

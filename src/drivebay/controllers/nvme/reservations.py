@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from drivebay.controllers.nvme.namespace import RTYPES, Namespace
 from drivebay.controllers.nvme.opcodes import EventType, LogId, NvmOpcode
@@ -132,6 +132,26 @@ class ReservationCommands:
         self._nexuses.clear()
         self.notices.clear()
         self.masks.clear()
+
+    def save(self) -> dict[str, Any]:
+        """What the host was not told yet, and does not want to be told."""
+        return {
+            "notices": [[each.count, each.kind, each.nsid] for each in self.notices],
+            "count": self._count,
+            "masks": [[nsid, mask] for nsid, mask in self.masks.items()],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take what `save` gave; the host is connected to each namespace again."""
+        self.reset()
+        self.notices.extend(
+            ReservationNotice(count, kind, 0, 0, nsid) for count, kind, nsid in state["notices"]
+        )
+        self._count, self.masks = state["count"], dict(state["masks"])
+        for nsid in self._controller.attached:
+            namespace = self._controller.subsystem.namespaces[nsid]
+            if namespace.disk.reservations is not None:
+                self.nexus(namespace)
 
     # -- the commands ----------------------------------------------------------------------------
 

@@ -230,9 +230,10 @@ class Worker:
                     return fused
             handlers = controller.nvm.handlers
         handler = handlers.get(command.opcode)
-        if handler is None or (command.fuse and not sq.id):
-            status = Status.INVALID_FIELD if handler else Status.INVALID_OPCODE
-            raise Refused(status, "there is no such command")
+        if handler is None:
+            raise Refused(Status.INVALID_OPCODE, "there is no such command")
+        if command.flags and not sq.id:  # PCIe Transport 1.0 section 3.2.1
+            raise Refused(Status.INVALID_FIELD, "admin commands have PRPs, and are not fused")
         return handler(sq, command)
 
     def _fuse(self, sq: SubmissionQueue, command: Command) -> Outcome | None:
