@@ -281,10 +281,9 @@ class Controller:
             self.events.tell(EventType.ERROR, ErrorEvent.INVALID_DOORBELL_VALUE, LogId.ERRORS)
             return
         if isinstance(queue, SubmissionQueue):
-            queue.look()
             if not queue.in_memory:
                 queue.tail = value
-            self.worker.kick()
+            self.worker.kick()  # which looks what memory says
             return
         was_full = queue.room <= 0
         queue.look()
