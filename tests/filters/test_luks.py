@@ -25,7 +25,7 @@ from drivebay.disk.spec import SpecError, open_disk, parse
 from drivebay.suspend import run
 from tests.disk.support import get, noise, put
 
-SIZE = 1 << 20
+SIZE = 1 << 18
 DATA = noise(SIZE, 5)
 PASSPHRASE = b"correct horse"
 
@@ -53,7 +53,7 @@ def key(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("cipher", "hashed"), [("aes-128", "sha512"), ("aes-256", "sha1")])
+@pytest.mark.parametrize(("cipher", "hashed"), [("aes-128", "sha512")])
 def test_what_qemu_img_has_encrypted(cipher: str, hashed: str, key: Path, tmp_path: Path) -> None:
     raw, image = tmp_path / "raw", tmp_path / "image"
     raw.write_bytes(DATA)
