@@ -23,7 +23,7 @@ from drivebay.disk.formats.qcow2.header import MOST_L1_BYTES, Autoclear
 from drivebay.disk.formats.qcow2.image import SECTOR_SHIFT, Qcow2Reader, read_table
 from drivebay.disk.formats.qcow2.mapping import COMPRESSED, COPIED, ZERO, Kind
 from drivebay.disk.formats.qcow2.pacing import Claims, Epoch
-from drivebay.disk.formats.qcow2.refcounts import OFFSET, Refcounts, corrupt
+from drivebay.disk.formats.qcow2.refcounts import OFFSET, Refcounts, corrupt, rows
 from drivebay.disk.formats.qcow2.slices import Codec
 from drivebay.disk.formats.qcow2.snapshots import table_size
 from drivebay.suspend import DONE, Lock, run
@@ -117,27 +117,24 @@ class Qcow2Disk(Qcow2Reader):
         """Write `buffers`, giving clusters a place where they have none."""
         length = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         offset = sector << SECTOR_SHIFT
-        inside = offset & self._cluster_size - 1
-        mapping = self.mapping
         if (
-            inside + length <= self._cluster_size
-            and 0 <= offset <= self._bytes - length
-            and length
-            and not (fua or self.read_only)
-            and (found := mapping.cache.recent.get(offset >> self._span_bits))
+            not (fua or self.read_only)
+            and (at := self._place(offset, length))
+            and self._is_data(at, length)
         ):
-            entry = found.numbers[offset >> self._cluster_bits & mapping.slice_mask]
-            at = (entry & OFFSET) + inside
-            if (
-                entry & self._in_place == COPIED
-                and at <= self._limit - length
-                and at >> self._cluster_bits not in self._refcounts.reserved
-            ):
-                operation = self.store.write(at, buffers)
-                if operation is DONE:
-                    return DONE
-                return self._guarded_write(operation, self._epoch, sector, buffers, length)
+            operation = self.store.write(at, buffers)
+            if operation is DONE:
+                return DONE
+            return self._guarded_write(operation, self._epoch, sector, buffers, length)
         return self._write_slowly(sector, buffers, length, fua)
+
+    def _is_data(self, at: int, length: int) -> bool:
+        """Whether no table is there."""
+        first, last = at >> self._cluster_bits, at + length - 1 >> self._cluster_bits
+        reserved = self._refcounts.reserved
+        return first not in reserved and (
+            first == last or reserved.isdisjoint(range(first, last + 1))
+        )
 
     async def _guarded_write(
         self, operation: Operation, epoch: Epoch, sector: int, buffers: Buffers, length: int
@@ -394,7 +391,7 @@ class Qcow2Disk(Qcow2Reader):
         while self._draining and not self._draining[0].active:
             freed = self._draining.pop(0).freed
             self._generation += bool(freed)
-            for first, count in freed:
+            for first, count in rows(freed):
                 with suppress(DiskError):  # then they stay counted, which harms nobody
                     await self._refcounts.release(first, count)
 

@@ -93,25 +93,35 @@ class Qcow2Reader(Image):
         """Fill `buffers`. What the image does not hold reads zero."""
         length = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         offset = sector << SECTOR_SHIFT
-        inside = offset & self._cluster_size - 1
-        mapping = self.mapping
-        if (
-            inside + length <= self._cluster_size
-            and 0 <= offset <= self._bytes - length
-            and length
-            and (found := mapping.cache.recent.get(offset >> self._span_bits))
-        ):
-            entry = found.numbers[offset >> self._cluster_bits & mapping.slice_mask]
-            at = (entry & OFFSET) + inside
-            if (
-                entry & self._in_place == COPIED
-                and self._cluster_size <= at <= self._limit - length
-            ):
-                operation = self.store.read_into(at, buffers)
-                if operation is DONE:
-                    return DONE
-                return self._guarded(operation, self._epoch, sector, buffers, length)
+        if at := self._place(offset, length):
+            operation = self.store.read_into(at, buffers)
+            if operation is DONE:
+                return DONE
+            return self._guarded(operation, self._epoch, sector, buffers, length)
         return self._read_slowly(sector, buffers, length)
+
+    def _place(self, offset: int, length: int) -> int:
+        """Where in the store the range is, if that is in memory and one place that may be written;
+        0 if not.
+        """
+        bits, last = self._cluster_bits, offset + length - 1
+        number = offset >> self._span_bits
+        if not 0 <= offset <= last < self._bytes or last >> self._span_bits != number:
+            return 0
+        if not (found := self.mapping.cache.recent.get(number)):
+            return 0
+        numbers, mask = found.numbers, self.mapping.slice_mask
+        first = offset >> bits & mask
+        entry = numbers[first]
+        at = (entry & OFFSET) + (offset & self._cluster_size - 1)
+        if entry & self._in_place != COPIED or not self._cluster_size <= at <= self._limit - length:
+            return 0
+        if more := (last >> bits) - (offset >> bits):
+            step = self._cluster_size
+            row = range(entry + step, entry + more * step + 1, step)
+            if numbers[first + 1 : first + 1 + more] != array("Q", row):
+                return 0
+        return at
 
     async def _guarded(
         self, operation: Operation, epoch: Epoch, sector: int, buffers: Buffers, length: int

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from drivebay.disk.formats.qcow2.header import Header
     from drivebay.disk.formats.store import Store
 
-__all__ = ["OFFSET", "REFCOUNT_TABLE", "Refcounts", "corrupt"]
+__all__ = ["OFFSET", "REFCOUNT_TABLE", "Refcounts", "corrupt", "rows"]
 
 OFFSET: Final = ((1 << 56) - 1) & ~511
 """The bits of an entry that are an offset in the image."""
@@ -233,29 +233,59 @@ class Refcounts:
             await self._release(first, count)
 
     async def _release(self, first: int, count: int) -> None:
-        free: list[int] = []
-        for cluster in range(first, first + count):
-            found = await self._slice(cluster)
-            place = cluster & (1 << self._slice_bits) - 1
-            if cluster in self.reserved or found is None or not (number := found.numbers[place]):
-                continue  # the image was corrupt there
+        end = first + count
+        while first < end:
+            stop = min((first >> self._slice_bits) + 1 << self._slice_bits, end)
+            if found := await self._slice(first):
+                free = self._decrease(found, first, stop)
+                for start, length in free:
+                    with suppress(DiskError):  # the space below is not given back, nothing else
+                        await self.store.discard(
+                            start << self._cluster_bits, length << self._cluster_bits
+                        )
+                if free:
+                    self._clear(await self._here(first), free)
+            first = stop
+
+    def _decrease(self, found: Slice, first: int, stop: int) -> list[tuple[int, int]]:
+        """Count clusters of one slice once less, but for those whose count is 1; these are
+        returned, as rows. What is not counted at all, or a table, is left alone: the image was
+        corrupt.
+        """
+        low = first & (1 << self._slice_bits) - 1
+        numbers = found.numbers
+        if numbers[low : low + stop - first] == self._full[: stop - first] and (
+            self.reserved.isdisjoint(range(first, stop))
+        ):
+            return [(first, stop - first)]
+        free = []
+        for cluster in range(first, stop):
+            number = numbers[low + cluster - first]
+            if cluster in self.reserved or not number:
+                continue
             if number == 1:
-                free.append(cluster)
+                free.append((cluster, 1))
             else:
-                found.numbers[place] = number - 1
-                self._slices.change(cluster >> self._slice_bits, found)
-        for start, length in _rows(free):
-            with suppress(DiskError):  # the space below is not given back, and nothing else
-                await self.store.discard(start << self._cluster_bits, length << self._cluster_bits)
-        for cluster in free:
-            await self._set(cluster, 0)
-            self._next = min(self._next, cluster)
+                numbers[low + cluster - first] = number - 1
+                self._slices.change(first >> self._slice_bits, found)
+        return list(rows(free))
+
+    def _clear(self, found: Slice, free: list[tuple[int, int]]) -> None:
+        for start, length in free:
+            low = start & (1 << self._slice_bits) - 1
+            found.numbers[low : low + length] = array(found.numbers.typecode, [0]) * length
+            self._slices.change(start >> self._slice_bits, found)
+            self._next = min(self._next, start)
 
     # -- counts ----------------------------------------------------------------------------------
 
-    async def _set(self, cluster: int, count: int) -> None:
+    async def _here(self, cluster: int) -> Slice:
         found = await self._slice(cluster)
         assert found is not None, "a refcount in a block that there is not"
+        return found
+
+    async def _set(self, cluster: int, count: int) -> None:
+        found = await self._here(cluster)
         found.numbers[cluster & (1 << self._slice_bits) - 1] = count
         self._slices.change(cluster >> self._slice_bits, found)
 
@@ -301,10 +331,14 @@ class Refcounts:
         self._slices.written(taken)
 
 
-def _rows(clusters: list[int]) -> Iterator[tuple[int, int]]:
-    """Numbers that rise, as the first of each row and its length."""
-    start = 0
-    for place in range(1, len(clusters) + 1):
-        if place == len(clusters) or clusters[place] != clusters[place - 1] + 1:
-            yield clusters[start], place - start
-            start = place
+def rows(clusters: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Rows of clusters, each a first number and a length, sorted, and joined where they adjoin."""
+    start = stop = 0
+    for first, count in sorted(clusters):
+        if first != stop:
+            if start != stop:
+                yield start, stop - start
+            start = first
+        stop = first + count
+    if start != stop:
+        yield start, stop - start
