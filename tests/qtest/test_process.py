@@ -178,7 +178,16 @@ MISTAKES = {
         "virtio-blk",
     ),
     "virtio on a pc": (["--qtest", "/q", "--virtio-blk", "mem:1M"], "no place for", "for ide"),
-    "anything on q35": (["--qtest", "/q", "--machine", "q35", "--ide", "mem:1M"], "q35", "yet"),
+    "IDE on q35": (
+        ["--qtest", "/q", "--machine", "q35", "--ide", "mem:1M"],
+        "no place for ide",
+        "for ahci",
+    ),
+    "a seventh port": (
+        ["--qtest", "/q", "--machine", "q35", "--ahci", "mem:1M,port=6"],
+        "Bus 'ide.6' not found",
+        None,
+    ),
     "two transports": (
         ["--qtest", "/q", "--machine", "virt", *["--virtio-blk", "mem:1M"] * 2],
         "one virtio-mmio transport",

@@ -20,6 +20,7 @@ from drivebay.cli.drives import open_drive
 from drivebay.cli.errors import CliError
 from drivebay.cli.ide import IdeDrive
 from drivebay.cli.memory import parse_memory
+from drivebay.cli.sata import SataDrive
 
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
@@ -88,15 +89,17 @@ def command(
 
 def _check(machine: str, configs: Sequence[ControllerConfig], legacy: bool) -> None:
     """Raise `CliError` for a controller that the machine has no place for."""
-    wanted = {"pc": "ide", "virt": "virtio-blk"}.get(machine)
+    wanted = {"pc": "ide", "q35": "ahci", "virt": "virtio-blk"}[machine]
     for config in configs:
         if config.kind != wanted:
-            carries = f"it has a place for {wanted}" if wanted else "nothing goes there yet"
-            raise CliError(f"--machine {machine} has no place for {config.kind}", carries)
+            refused = f"--machine {machine} has no place for {config.kind}"
+            raise CliError(refused, f"it has a place for {wanted}")
         if config.socket is not None:
             raise CliError(f"{config.id}: socket={config.socket}", "there is none for a controller")
     if machine == "virt" and len(configs) > 1:
         raise CliError("--machine virt has one virtio-mmio transport", "leave one --virtio-blk")
+    if machine == "q35" and len(configs) > 1:
+        raise CliError("--machine q35 has one AHCI controller", "put up to six drives on it")
     if legacy and machine != "virt":
         raise CliError(f"--legacy makes no sense with --machine {machine}", "--machine virt")
 
@@ -129,7 +132,9 @@ def _plug(
         except MachineError as error:
             raise CliError(f"{name}: {error}") from None
 
-    for drive in ide_drives(configs):
+    drives: list[IdeDrive | SataDrive] = [*ide_drives(configs)]
+    drives += [drive for config in configs for drive in config.sata]
+    for drive in drives:
         driver, stop = "ide-cd" if drive.dvd else "ide-hd", drive.on_error == "stop"
         plug(driver, drive.name, open_drive(drive), _properties(drive), stop)
     for config in configs:
@@ -144,8 +149,8 @@ def _plug(
             plug("virtio-blk-device", config.id, disk, options, stop=False)
 
 
-def _properties(drive: IdeDrive) -> dict[str, object]:
-    channel, unit = drive.place
+def _properties(drive: IdeDrive | SataDrive) -> dict[str, object]:
+    channel, unit = drive.place if isinstance(drive, IdeDrive) else (drive.place, 0)
     named = {"serial": drive.serial, "model": drive.model, "ver": drive.firmware}
     return {"bus": f"ide.{channel}", "unit": unit} | {k: v for k, v in named.items() if v}
 
