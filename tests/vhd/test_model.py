@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivebay.disk.contract import Disk, Unmap
+from drivebay.disk.contract import Buffers, Disk, Unmap
 from drivebay.disk.errors import IllegalBlock
-from drivebay.suspend import run, together
+from drivebay.disk.filters.base import Filter
+from drivebay.suspend import blocking, run, together
 from tests.disk.support import get, noise
 from tests.vhd.support import FORMS, Chain, content
 
@@ -123,3 +124,45 @@ def test_a_resized_image_keeps_what_it_has(form: str, sizes: list[int], seed: in
 def _again(chain: Chain, disk: Disk) -> Disk:
     disk.close()
     return chain.open()
+
+
+class Waiting(Filter):
+    """Every operation waits before it begins, so that others come in between."""
+
+    async def read(self, sector: int, buffers: Buffers) -> None:
+        await blocking(lambda: None)
+        await self.below.read(sector, buffers)
+
+    async def write(self, sector: int, buffers: Buffers, fua: bool = False) -> None:
+        await blocking(lambda: None)
+        await self.below.write(sector, buffers, fua)
+
+    async def flush(self) -> None:
+        await blocking(lambda: None)
+        await self.below.flush()
+
+    async def resize(self, sector_count: int) -> None:
+        await blocking(lambda: None)
+        await self.below.resize(sector_count)
+
+
+@pytest.mark.parametrize("form", [name for name in FORMS if "dynamic" in name or "diff" in name])
+def test_many_writers_of_the_same_blocks_at_once(form: str) -> None:
+    chain = Chain(FORMS[form])
+    disk = chain.open(Waiting(chain.store))
+    count = disk.sector_count // 40
+    data = noise(40 * count * disk.sector_size)
+    size = count * disk.sector_size
+    operations = []
+    for number in range(40):
+        part = memoryview(bytearray(data[number * size : (number + 1) * size]))
+        operations.append(disk.write(number * count, [part], number % 7 == 0))
+        if number % 10 == 5:
+            operations.append(disk.flush())
+    run(together(operations))
+    assert content(disk)[: len(data)] == data
+    disk.close()
+    assert not chain.damage()
+    disk = chain.open()
+    assert content(disk)[: len(data)] == data
+    disk.close()

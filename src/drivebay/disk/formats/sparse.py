@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from drivebay.disk.buffers import cut, zero
 from drivebay.disk.contract import MOST_EXTENTS, Buffers, Disk, Extent, Operation, Unmap
@@ -29,6 +29,7 @@ Presence = bool | tuple[bytearray, int]
 bit 0 of byte 0 is the first of all.
 """
 
+MOST_PARTS = 1 << 16  # looked at for the extents of one call
 WINDOW = 4096  # bits looked at together: numbers of more bits make each step dearer
 
 
@@ -77,6 +78,10 @@ class SparseImage(Image):
     def _locate(self, block: int) -> int:
         """Where in the store the block's data begin, or 0 if it has none."""
         raise NotImplementedError
+
+    def _vacant(self, block: int) -> int:
+        """How many blocks from this on are alike, as they have no place, or 1."""
+        return 1
 
     def _presence(self, block: int) -> Presence | None:
         """Which sectors of the block a differencing image holds; None until `_load` has run."""
@@ -144,13 +149,16 @@ class SparseImage(Image):
         else:
             await together(reads)
 
-    def _parts(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
-        """The range cut at the blocks' edges: block, offset in it, bytes."""
+    def _parts(self, offset: int, length: int, wide: bool = True) -> Iterator[tuple[int, int, int]]:
+        """The range cut at the blocks' edges: block, offset in it, bytes. A `wide` part is of as
+        many blocks as are known not to have a place.
+        """
         end = offset + length
         while offset < end:
-            inside = offset & self._mask
-            size = min(self.block_size - inside, end - offset)
-            yield offset >> self._block_shift, inside, size
+            block, inside = offset >> self._block_shift, offset & self._mask
+            count = self._vacant(block) if wide else 1
+            size = min((count << self._block_shift) - inside, end - offset)
+            yield block, inside, size
             offset += size
 
     def runs(self, sector: int, count: int) -> list[Run]:
@@ -183,7 +191,8 @@ class SparseImage(Image):
         """Places and holes, and where the disk below can tell, holes in places."""
         self.check_range(sector, count)
         found: list[Extent] = []
-        for block, inside, size in self._parts(sector << self._shift, count << self._shift):
+        parts = self._parts(sector << self._shift, count << self._shift)
+        for block, inside, size in islice(parts, MOST_PARTS):
             first = ((block << self._block_shift) + inside) >> self._shift
             if at := self._locate(block):
                 part = await mapped_extents(self, self.store, at + inside, first, size)
@@ -230,7 +239,7 @@ class SparseImage(Image):
         self._check_change(sector, length >> self._shift)
         await self._start()
         done = 0
-        for block, inside, size in self._parts(sector << self._shift, length):
+        for block, inside, size in self._parts(sector << self._shift, length, wide=False):
             part = cut(buffers, done, done + size)
             done += size
             at = await self._place(block)
@@ -285,8 +294,9 @@ class SparseImage(Image):
         """Zero what has a place; the rest reads zero, or is made to."""
         self._check_change(sector, count)
         await self._start()
-        for block, inside, size in self._parts(sector << self._shift, count << self._shift):
-            shows = self._differencing and not next_is_zero
+        shows = self._differencing and not next_is_zero
+        parts = self._parts(sector << self._shift, count << self._shift, wide=not shows)
+        for block, inside, size in parts:
             at = self._locate(block)
             if at == 0 and shows and self._presence(block) is False:
                 if self._is_whole(block, inside, size) and self._zero_block(block):

@@ -21,7 +21,15 @@ from drivebay.disk.formats.vhdx.headers import NO_LOG, Headers, Region, read_hea
 from drivebay.disk.formats.vhdx.log import MOST_PAGES, Log, find_replay
 from drivebay.disk.formats.vhdx.metadata import LINKAGE, MOST_SIZE, SIZE, read_metadata
 from drivebay.disk.formats.vhdx.structs import MEBIBYTE, PAGE, State, guid_text
-from drivebay.disk.formats.vhdx.table import PLACE, STATE, Layout, Table, find_places
+from drivebay.disk.formats.vhdx.table import (
+    IN_PAGE,
+    PAGE_SHIFT,
+    PLACE,
+    STATE,
+    Layout,
+    Table,
+    find_places,
+)
 from drivebay.disk.layers.disk import DiskLayer
 from drivebay.disk.layers.layered import LayeredDisk
 from drivebay.disk.layers.ram import RamLayer
@@ -109,11 +117,18 @@ class VhdxImage(SparseImage):
 
     def _locate(self, block: int) -> int:
         index = block + (block >> self._chunk_shift)
-        page = self._table.pages.get(index >> 9)
+        page = self._table.pages.get(index >> PAGE_SHIFT)
         if page is None:
             return 0
-        entry = page[index & 511]
-        return entry & PLACE if entry & STATE >= 6 else 0
+        entry = page[index & IN_PAGE]
+        return entry & PLACE if entry & STATE >= State.FULLY_PRESENT else 0
+
+    def _vacant(self, block: int) -> int:
+        index = self._index(block)
+        if index >> PAGE_SHIFT in self._table.pages:
+            return 1
+        ratio = self._layout.ratio
+        return min(IN_PAGE + 1 - (index & IN_PAGE), ratio - block % ratio)
 
     def _index(self, block: int) -> int:
         return block + (block >> self._chunk_shift)
@@ -307,7 +322,8 @@ class VhdxImage(SparseImage):
             if place := self._locate(block):
                 await self.store.write_zeroes(place + inside, self.block_size - inside, unmap=True)
             block += 1
-        for later in range(block, self._layout.blocks):
+        start = block * self.block_size
+        for later, _, _ in self._parts(start, max(0, self._layout.disk_size - start)):
             if place := self._locate(later):
                 await self.store.discard(place, self.block_size)
 

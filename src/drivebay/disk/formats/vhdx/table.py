@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from drivebay.disk.buffers import ZEROES
 from drivebay.disk.errors import DiskOpenError
 from drivebay.disk.formats.sparse import first_overlap, is_touched
 from drivebay.disk.formats.vhdx.structs import MEBIBYTE, PAGE, State
@@ -19,7 +18,17 @@ if TYPE_CHECKING:
     from drivebay.disk.formats.vhdx.headers import Region
     from drivebay.disk.formats.vhdx.metadata import Metadata
 
-__all__ = ["PLACE", "STATE", "BatEntry", "Layout", "Places", "Table", "find_places"]
+__all__ = [
+    "IN_PAGE",
+    "PAGE_SHIFT",
+    "PLACE",
+    "STATE",
+    "BatEntry",
+    "Layout",
+    "Places",
+    "Table",
+    "find_places",
+]
 
 
 class BatEntry(Register64):
@@ -33,9 +42,11 @@ STATE: Final = int(BatEntry.State)
 PLACE: Final = int(BatEntry.FileOffsetMB)
 """Mebibytes in these bits are bytes in a number without the others."""
 
+EMPTY: Final = bytes(MEBIBYTE)  # not a view, which is compared byte by byte
 ENTRY: Final = 8
 PER_PAGE: Final = PAGE // ENTRY
 PAGE_SHIFT: Final = PER_PAGE.bit_length() - 1
+IN_PAGE: Final = PER_PAGE - 1
 PER_BITMAP: Final = 8 * MEBIBYTE
 """Sectors that one bitmap block tells of: a chunk."""
 
@@ -92,13 +103,13 @@ class Table:
 
     def __getitem__(self, index: int) -> int:
         page = self.pages.get(index >> PAGE_SHIFT)
-        return page[index & (PER_PAGE - 1)] if page is not None else 0
+        return page[index & IN_PAGE] if page is not None else 0
 
     def __setitem__(self, index: int, entry: int) -> None:
         number = index >> PAGE_SHIFT
         if number not in self.pages:
             self.pages[number] = array("Q", bytes(PAGE))
-        self.pages[number][index & (PER_PAGE - 1)] = entry
+        self.pages[number][index & IN_PAGE] = entry
         self.changed.add(number)
 
     def page(self, number: int) -> tuple[int, bytes]:
@@ -113,11 +124,11 @@ class Table:
         end = entries * ENTRY
         for start in range(0, end, MEBIBYTE):
             data = await store.read(self.region.offset + start, MEBIBYTE)
-            if data == ZEROES:
+            if data == EMPTY:
                 continue
             for at in range(0, min(MEBIBYTE, end - start), PAGE):
                 page = data[at : at + PAGE]
-                if page != ZEROES[:PAGE]:
+                if page != EMPTY[:PAGE]:
                     self.pages.setdefault((start + at) // PAGE, _entries(page))
 
     def clear_from(self, index: int) -> None:
