@@ -6,10 +6,12 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from drivebay.disk.buffers import cut, scatter
 from drivebay.disk.contract import (
+    MAX_BYTES,
     MOST_EXTENTS,
     Buffers,
     Disk,
@@ -54,12 +56,20 @@ class LayeredDisk(Disk):
     A lower layer shows at most as many sectors as the disk ever had while it was part of it: what
     a shrink cut off does not come back when the disk grows. Nobody else may write to the layers.
 
+    `visible` says how many sectors of each showed at most before.
+
     Raises `LayerError` if the layers make no disk, or if it should be writable and cannot be.
     """
 
     kind = "layered"
 
-    def __init__(self, layers: Sequence[Layer | Place], *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer | Place],
+        *,
+        read_only: bool = False,
+        visible: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         places = [layer if isinstance(layer, Place) else Place(layer) for layer in layers]
         stack.check(places, read_only)
@@ -81,7 +91,7 @@ class LayeredDisk(Disk):
         self._idle: Promise[None] | None = None  # who wants no change under way
         self._gate: list[Promise[None]] | None = None  # the changes that wait for it
 
-        self._visible = [place.layer.sector_count for place in places]
+        self._visible = list(visible) or [place.layer.sector_count for place in places]
         self._arrangement = 0
         self._merging = False
         self._failed_caches: set[CacheLayer] = set()
@@ -89,21 +99,13 @@ class LayeredDisk(Disk):
         self._leave_top = top.on_resize(self._top_resized)
 
     @classmethod
-    def over(
-        cls,
-        top: Layer | Place,
-        below: Disk,
-        *,
-        read_only: bool = False,
-        write_through: bool = False,
-    ) -> LayeredDisk:
+    def over(cls, top: Layer | Place, below: Disk, *, read_only: bool = False) -> LayeredDisk:
         """`top` over `below`, or over the layers of `below` if it is layered itself."""
         if not isinstance(below, LayeredDisk):
             return cls([top, DiskLayer(below)], read_only=read_only)
-        disk = cls([top, *_not_written(below._places)], read_only=read_only)
+        places = [top, *_not_written(below._places)]
+        disk = cls(places, read_only=read_only, visible=[MAX_BYTES, *below._visible])
         below._leave_top()
-        disk._visible[1:] = below._visible
-        disk._arrange(disk._places)
         return disk
 
     def _arrange(self, places: tuple[Place, ...]) -> None:
@@ -113,8 +115,7 @@ class LayeredDisk(Disk):
         """The layers, top first."""
         visible = self._visible
         self.sector_count = visible[0] = self.layers[0].sector_count
-        for number in range(1, len(visible)):
-            visible[number] = min(visible[number - 1 : number + 1])
+        visible[:] = accumulate(visible, min)
         self._written = stack.written(places)
         # The guest was told once what an unmap does, and whether a write is stable. Of two layers
         # neither may keep what the other drops.

@@ -69,7 +69,11 @@ class SectorSet:
         low = sector & (REGION - 1)
         edges = self._regions.get(sector >> SHIFT, NONE)
         at = bisect_right(edges, low)
-        if not (at & 1 and edges[at] >= low + count):  # all of it is there already
+        if at & 1 and edges[at] >= low + count:  # all of it is there already
+            return
+        if edges and edges[-1] < low and low + count <= REGION:  # past all that is there
+            edges += (low, low + count)
+        else:
             self._set(sector, sector + count, True)
 
     def remove(self, sector: int, count: int) -> None:

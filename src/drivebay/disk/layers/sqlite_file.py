@@ -183,6 +183,7 @@ class SqliteFile:
                         held.add(start, end - start)
                     start = sector
                 end = sector + 1
+            self._db.execute("PRAGMA shrink_memory")  # all pages were looked at: few are needed
         except sqlite3.Error as error:
             raise _cannot_open(self.path, error) from error
         if end > start:
@@ -335,6 +336,7 @@ class SqliteFile:
             except sqlite3.Error as error:
                 log.warning("%s: close: %s", self.path, error)
             self._db.close()
+            self._in_log = 0  # no checkpoint comes after this
 
     def __del__(self) -> None:
         if hasattr(self, "_db"):
