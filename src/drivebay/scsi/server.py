@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -30,17 +29,16 @@ ONLY_WELL_KNOWN: Final = 1
 ALL_LUNS: Final = 2
 
 
-class Needs(enum.IntFlag):
-    """What must be so before a command is tried."""
+class Needs:
+    """What must be so before a command is tried; plain numbers, since each command is asked."""
 
-    NOTHING = 0
-    READ = 1
+    READ: Final = 1
     """No reservation forbids the initiator to read."""
-    WRITE = 2
+    WRITE: Final = 2
     """None forbids it to write."""
-    MEDIUM = 4
+    MEDIUM: Final = 4
     """The medium is ready."""
-    CHANGE = 8
+    CHANGE: Final = 8
     """It may be written."""
 
 
@@ -52,7 +50,7 @@ class Command(NamedTuple):
     """``parse(unit, cdb)``; raises `CheckCondition`."""
     attention: bool = True
     """Whether a unit attention comes first."""
-    needs: Needs = Needs.NOTHING
+    needs: int = 0
     flags: int = 0
     """The bits of the CDB's second byte that mean something, for those that ask."""
 

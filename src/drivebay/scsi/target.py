@@ -98,8 +98,16 @@ class Request:
 class _TaskSet:
     """The tasks of a unit: those that run, and those that wait for an ordered one."""
 
-    running: list[Request] = field(default_factory=list)
+    running: dict[Request, None] = field(default_factory=dict)
     waiting: deque[Request] = field(default_factory=deque)
+    ordered: int = 0
+    """Of those that run: nobody but the head of the queue passes one."""
+
+    def must_wait(self, request: Request) -> bool:
+        """Whether it has to wait for one that runs."""
+        return self.ordered > 0 or (
+            request.attribute is Attribute.ORDERED and len(self.running) > 0
+        )
 
 
 class Target:
@@ -179,33 +187,25 @@ class Target:
             return None
         tasks = self._tasks[lun]
         request = Request(unit, cdb, tag, data_in, data_out, done, attribute)
-        if attribute is not Attribute.HEAD_OF_QUEUE and (
-            tasks.waiting or (tasks.running and self._must_wait(tasks, request))
-        ):
+        if attribute is not Attribute.HEAD_OF_QUEUE and (tasks.waiting or tasks.must_wait(request)):
             tasks.waiting.append(request)
         else:
             self._start(tasks, request)
         return None if request.ended else request
 
-    @staticmethod
-    def _must_wait(tasks: _TaskSet, request: Request) -> bool:
-        if request.attribute is Attribute.ORDERED:
-            return True
-        return any(other.attribute is Attribute.ORDERED for other in tasks.running)
-
     def _start(self, tasks: _TaskSet, request: Request) -> None:
-        tasks.running.append(request)
+        ordered = request.attribute is Attribute.ORDERED
+        tasks.running[request] = None
+        tasks.ordered += ordered
 
         def ended(outcome: Any, error: BaseException | None) -> None:
-            tasks.running.remove(request)
+            del tasks.running[request]
+            tasks.ordered -= ordered
             self._end(request, _failed(request, error) if error is not None else outcome)
-            self._start_waiting(tasks)
+            while tasks.waiting and not tasks.must_wait(tasks.waiting[0]):
+                self._start(tasks, tasks.waiting.popleft())
 
         request.running = self._engine.start(_perform(request), ended)
-
-    def _start_waiting(self, tasks: _TaskSet) -> None:
-        while tasks.waiting and not (tasks.running and self._must_wait(tasks, tasks.waiting[0])):
-            self._start(tasks, tasks.waiting.popleft())
 
     @staticmethod
     def _end(request: Request, outcome: Outcome) -> None:

@@ -117,13 +117,13 @@ class ScsiDisk(DeviceServer):
         """Raise what keeps a command from being tried. See `Needs`."""
         needs = command.needs
         if self.nexus is not None:
-            if Needs.READ & needs and not self.nexus.may_read:
+            if needs & Needs.READ and not self.nexus.may_read:
                 raise Conflict
-            if Needs.WRITE & needs and not self.nexus.may_write:
+            if needs & Needs.WRITE and not self.nexus.may_write:
                 raise Conflict
-        if Needs.MEDIUM & needs and self.stopped:
+        if needs & Needs.MEDIUM and self.stopped:
             raise CheckCondition(INITIALIZING_COMMAND_REQUIRED)
-        if Needs.CHANGE & needs and self.disk.read_only:
+        if needs & Needs.CHANGE and self.disk.read_only:
             raise CheckCondition(WRITE_PROTECTED)
 
     def check_range(self, lba: int, count: int) -> None:
