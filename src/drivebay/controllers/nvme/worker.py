@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -200,22 +201,24 @@ class Worker:
             self.complete(sq, cid, 0, self.failure(sq, row, error))
             return
         sq.rows[cid] = row
+        value, failed = None, None
         try:
             if self.observer is not None:
                 outcome: Outcome = self._observed(self.observer, sq, command)
             else:
                 outcome = self._act(sq, command)
             if isinstance(outcome, int):
-                self._ended(sq, row, outcome, None)
+                value = outcome
+            else:
+                suspension = outcome.send(None)
+                done = partial(self._ended, sq, row)
+                sq.tasks[cid] = Task(self._engine, outcome, done, suspension)
                 return
-            suspension = outcome.send(None)
         except StopIteration as stop:
-            self._ended(sq, row, stop.value, None)
+            value = stop.value
         except Exception as error:
-            self._ended(sq, row, None, error)
-        else:
-            done = partial(self._ended, sq, row)
-            sq.tasks[cid] = Task(self._engine, outcome, done, suspension)
+            failed = error
+        self._ended(sq, row, value, failed)
 
     def _act(self, sq: SubmissionQueue, command: Command) -> Outcome:
         """Find its handler. Raises `Refused`."""
@@ -255,8 +258,9 @@ class Worker:
         self, observer: Observer, sq: SubmissionQueue, command: Command
     ) -> Completion | int:
         """The same, with somebody looking on."""
+        row = sq.rows[command.cid]
         try:
-            command = await observer.command(sq.id, command)
+            command = replace(await observer.command(sq.id, command), cid=command.cid)
             outcome = self._act(sq, command)
             dw0 = outcome if isinstance(outcome, int) else await outcome or 0
             if dw0 == HELD:
@@ -265,7 +269,7 @@ class Worker:
         except (Cancelled, Dropped):
             raise
         except Exception as error:
-            dw0, status = 0, self.failure(sq, sq.rows[command.cid], error)
+            dw0, status = 0, self.failure(sq, row, error)
         completion = Completion(dw0, 0, 0, sq.id, command.cid, status << 1)
         return await observer.completion(sq.id, command, completion)
 
@@ -303,7 +307,8 @@ class Worker:
             if sq is not None:
                 sq.reason, before = Status.ABORTED_PREEMPT, sq.reason
                 for cid, task in tuple(sq.tasks.items()):
-                    if sq.rows[cid][3] == nsid:
+                    row = sq.rows.get(cid)  # another's end may have been its end
+                    if row is not None and row[3] == nsid:
                         task.cancel()
                 sq.reason = before
 
