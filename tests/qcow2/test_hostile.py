@@ -19,24 +19,20 @@ from drivebay.disk.formats.qcow2.header import Header, extension
 from drivebay.disk.spec import open_disk
 from drivebay.suspend import run
 from tests.disk.support import get, noise, put
-from tests.qcow2.support import KIB, MIB, SECTOR, Guest, Ram, blank, content, is_clean, of_bytes
-
-SIZE = 256 * KIB
-
-
-def image(**options: int) -> Ram:
-    disk = blank(SIZE, cluster_size=4096, **options)
-    guest = Guest(Qcow2Disk(disk), seed=1)
-    for _ in range(30):
-        guest.step()
-    guest.disk.close()
-    return disk
-
-
-def patched(offset: int, data: bytes, base: Ram | None = None) -> Ram:
-    raw = content(base or image())
-    raw[offset : offset + len(data)] = data
-    return of_bytes(raw)
+from tests.qcow2.hostile import (
+    CLUSTER,
+    COMPRESSED,
+    SIZE,
+    VALUES,
+    compressed,
+    deflated,
+    first_entry,
+    image,
+    patched,
+    samples,
+    use,
+)
+from tests.qcow2.support import MIB, Ram, blank, content, is_clean, of_bytes
 
 
 def refused(disk: Ram, read_only: bool = False) -> DiskOpenError:
@@ -116,15 +112,6 @@ def test_a_dirty_image_can_be_repaired() -> None:
     assert check(disk, repair=True).clean
     Qcow2Disk(disk).close()
     is_clean(disk)
-
-
-def first_entry(disk: Ram, table: int) -> int:
-    """Where the entry of guest cluster 0 is; `table` is the level."""
-    header = Header.unpack(content(disk))
-    if table == 1:
-        return header.l1_table_offset
-    [l1] = struct.unpack_from(U64, content(disk), header.l1_table_offset)
-    return int(l1 & (1 << 56) - 512)
 
 
 ENTRIES = {
@@ -214,18 +201,29 @@ def test_leaks_are_found_and_freed() -> None:
 # -- compressed clusters ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff" * 600, bytes(600)], ids=["none", "noise", "short"])
+@pytest.mark.parametrize(
+    "data", [b"\xff" * 600, bytes(600), deflated(bytes(4000))], ids=["noise", "none", "short"]
+)
 def test_a_compressed_cluster_that_is_none_fails_the_read(data: bytes) -> None:
-    disk = image()
-    size = disk.byte_count
-    raw = content(disk) + data.ljust(4096, b"\0")
-    bits = 62 - (12 - 8)
-    entry = 1 << 62 | 1 << bits | size
-    bad = patched(first_entry(disk, 2), struct.pack(U64, entry), of_bytes(raw))
     with pytest.raises(DiskError, match="a compressed cluster"):
-        get(Qcow2Disk(bad, read_only=True), 0, 1)
-    far = patched(first_entry(disk, 2), struct.pack(U64, entry | 1 << 50), of_bytes(raw))
-    with pytest.raises(DiskError, match="a compressed cluster"):
+        get(Qcow2Disk(compressed(data), read_only=True), 0, 1)
+
+
+def test_a_compressed_cluster_is_read_and_given_up() -> None:
+    text = noise(64) * 64
+    disk = compressed(deflated(text + b"and more than a cluster"))
+    opened = Qcow2Disk(disk)
+    assert get(opened, 0, 8) == text
+    put(opened, 3, bytes(512))
+    assert get(opened, 0, 8) == text[:1536] + bytes(512) + text[2048:]
+    opened.close()
+    is_clean(disk)
+
+
+def test_a_compressed_cluster_past_the_end_fails_the_read() -> None:
+    disk = compressed(deflated(bytes(CLUSTER)))
+    far = patched(first_entry(disk, 2), struct.pack(U64, COMPRESSED | 1 << 50), disk)
+    with pytest.raises(DiskError, match="a compressed cluster at"):
         get(Qcow2Disk(far, read_only=True), 0, 1)
 
 
@@ -298,57 +296,30 @@ def test_a_chain_that_bites_its_tail_ends(tmp_path: Path) -> None:
 
 # -- anything --------------------------------------------------------------------------------------
 
-BASE = bytes(content(image()))
-WORDS = [*range(0, 112, 4), *range(0x3000, 0x3040, 8), *range(0x4000, 0x4100, 8)]
-VALUES = [0, 1, 511, 512, 4096, 1 << 31, (1 << 32) - 1, 1 << 56, 1 << 62, 3 << 62, (1 << 64) - 1]
+GOOD = samples()
 
 
 @settings(max_examples=150, deadline=None)
 @given(
+    which=st.integers(0, len(GOOD) - 1),
     patches=st.lists(
         st.tuples(
-            st.sampled_from(WORDS) | st.integers(0, len(BASE) - 8),
+            st.integers(0, 1 << 16),
             st.sampled_from(VALUES) | st.integers(0, (1 << 64) - 1),
             st.sampled_from((4, 8)),
         ),
-        min_size=1,
         max_size=4,
-    )
+    ),
 )
-def test_a_mutated_image_does_what_it_can(patches: list[tuple[int, int, int]]) -> None:
-    raw = bytearray(BASE)
-    for offset, value, width in patches:
-        raw[offset : offset + width] = (value & (1 << width * 8) - 1).to_bytes(width, "big")
-    disk = of_bytes(raw)
+def test_a_spoilt_image_does_what_it_can(which: int, patches: list[tuple[int, int, int]]) -> None:
+    sample = GOOD[which]
+    raw = bytearray(sample.data)
+    for number, value, width in patches:
+        place = sample.places[number % len(sample.places)]
+        raw[place : place + width] = (value & (1 << width * 8) - 1).to_bytes(width, "big")
     tracemalloc.start()
     try:
-        use(disk)
+        use(of_bytes(raw))
         assert tracemalloc.get_traced_memory()[1] < 64 * MIB
     finally:
         tracemalloc.stop()
-
-
-def use(disk: Ram) -> None:
-    """Everything a user may do; what is raised is a `DiskError` or a `DiskOpenError`."""
-    try:
-        check(disk)
-        opened = Qcow2Disk(disk)
-    except DiskOpenError:
-        return
-    last = opened.sector_count - 1
-    for sector in (0, 9, min(500, last), last):
-        for action in (
-            opened.read(sector, [memoryview(bytearray(SECTOR))]),
-            opened.write(sector, [memoryview(noise(SECTOR))]),
-            opened.write_zeroes(sector, 1),
-            opened.extents(sector, 1),
-            opened.flush(),
-        ):
-            try:
-                run(action)
-            except DiskError:
-                continue
-    try:
-        opened.close()
-    except DiskError:
-        return
