@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from drivebay.disk.backends.file import FileDisk
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.contract import Disk
-from drivebay.disk.errors import DiskOpenError, InvalidInput, ReadOnly
+from drivebay.disk.errors import DiskOpenError, InvalidInput, IoError, ReadOnly
 from drivebay.disk.formats import vhd, vhdx
 from drivebay.disk.formats.vhdx import structs
 from drivebay.disk.formats.vhdx.image import VhdxImage
@@ -19,6 +20,7 @@ from drivebay.disk.spec import open_disk
 from drivebay.suspend import run
 from tests.disk.support import get, noise, put
 from tests.vhd.support import Kept
+from tests.vhd.test_faults import Failing
 
 MIB = 1 << 20
 TABLE = 3 * MIB
@@ -151,6 +153,45 @@ def test_a_fixed_image_ignores_unmaps_and_has_all_its_space() -> None:
     assert image.details["type"] == "fixed"
 
 
+def test_an_anchor_that_another_block_has_is_forgotten() -> None:
+    store = new()
+    image = opened(store)
+    put(image, 0, noise(512))
+    image.close()
+    place = entry(store, 0) & ~0xFFFFF
+    set_entry(store, 1, place | structs.State.UNMAPPED)
+    image = opened(store)
+    assert get(image, 2048, 1) == bytes(512)
+    put(image, 2048, noise(512, 1))
+    assert get(image, 0, 2) == noise(512) + bytes(512)
+    image.close()
+    assert vhdx.check(store) == []
+    assert entry(store, 1) & ~0xFFFFF != place
+
+
+def test_a_resize_that_fails_leaves_the_size_as_it_was() -> None:
+    for at in range(1, 20):
+        store = new()
+        failing = Failing(store, "io", 1 << 60, always=False)
+        image = opened(failing)
+        put(image, 0, noise(512))
+        failing.at = failing.met + at
+        try:
+            run(image.resize(3 * MIB // 512))
+        except IoError:
+            size = 4 * MIB
+        else:
+            size = 3 * MIB
+        assert image.byte_count == size
+        failing.at = 1 << 60
+        run(image.flush())
+        image.close()
+        image = opened(store)
+        assert image.byte_count == size
+        assert get(image, 0, 1) == noise(512)
+        image.close()
+
+
 def test_resize_says_what_it_cannot_do() -> None:
     store = new()
     image = opened(store)
@@ -209,6 +250,21 @@ def test_a_parent_is_followed_only_when_asked(format: str, tmp_path: Path) -> No
     with pytest.raises(DiskOpenError, match=f"stands on 0.{format}") as caught:
         open_disk(f"{format}:{paths[1]}")
     assert f"{format}:chain:" in caught.value.hint
+
+
+@pytest.mark.parametrize("format", ["vhd", "vhdx"])
+def test_a_description_may_ask_for_the_chain(format: str, tmp_path: Path) -> None:
+    paths = make_chain(tmp_path, format, 2)
+    described = {"kind": format, "chain": True, "disk": {"kind": "file", "path": str(paths[1])}}
+    description = tmp_path / "stack.json"
+    description.write_text(json.dumps(described))
+    disk = open_disk(f"@{description}", read_only=True)
+    assert get(disk, 0, 2) == noise(512) + noise(512, 1)
+    disk.close()
+    described["chain"] = False
+    description.write_text(json.dumps(described))
+    with pytest.raises(DiskOpenError, match="not asked for"):
+        open_disk(f"@{description}")
 
 
 @pytest.mark.parametrize("format", ["vhd", "vhdx"])

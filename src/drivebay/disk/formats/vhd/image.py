@@ -22,7 +22,7 @@ __all__ = ["find_footer", "open_vhd"]
 def open_vhd(disk: Disk, *, read_only: bool = False) -> Image:
     """The VHD image that `disk` holds, which is closed with it. Raises `DiskOpenError`."""
     try:
-        return run(_open(Store(disk), read_only))
+        return run(_open(Store(disk), read_only or disk.read_only))
     except DiskError as error:
         raise DiskOpenError(f"vhd: {error}") from error
 

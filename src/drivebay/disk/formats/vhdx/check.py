@@ -44,7 +44,7 @@ async def _check(image: VhdxImage) -> list[Problem]:
             if not is_sealed(await store.read(offset, length)):
                 text = f"vhdx: the {name} at {offset} is not whole; the other one is"
                 problems.append(Problem(Severity.DAMAGE, text))
-    unused = image.unused_bytes() // MEBIBYTE
+    unused = image.unused_bytes // MEBIBYTE
     if unused:
         problems.append(Problem(Severity.LEAK, f"vhdx: {unused} MiB that nothing uses"))
     return problems

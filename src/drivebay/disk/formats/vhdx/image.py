@@ -80,8 +80,10 @@ class VhdxImage(SparseImage):
         self._table = table
         self._layout = Layout.of(found)
         self._chunk_shift = self._layout.ratio.bit_length() - 1
-        self._places, self._tables = places, tables
-        self._anchors = set(places.anchors)
+        self.unused_bytes = store.size - places.used(found.block_size)
+        """Of the store, as it was when the image was opened."""
+        self.unused_bytes -= sum(region.length for region in tables)
+        self._anchored = places.anchored
         end = max(places.end(found.block_size), *(region.end for region in tables))
         self._end = -(-end // MEBIBYTE) * MEBIBYTE
         self._log = Log(store, headers.log)
@@ -141,9 +143,8 @@ class VhdxImage(SparseImage):
         index = self._index(block)
         entry = self._table[index]
         anchor = entry & PLACE
-        if entry & STATE == State.UNMAPPED and anchor in self._anchors:
+        if entry & STATE == State.UNMAPPED and anchor and self._anchored:
             await self.store.write_zeroes(anchor, self.block_size)
-            self._anchors.discard(anchor)
             place = anchor
         else:
             place = await self._new_place(self.block_size)
@@ -169,7 +170,6 @@ class VhdxImage(SparseImage):
 
     async def _discard(self, block: int) -> bool:
         place = self._locate(block)
-        self._anchors.add(place)
         self._set(self._index(block), place, State.UNMAPPED)
         await self.store.discard(place, self.block_size)
         return True
@@ -310,6 +310,9 @@ class VhdxImage(SparseImage):
             await self.flush()
         except BaseException:
             self._set_size(before)
+            if self._size_page:  # the log may have the new size, which must not come true
+                SIZE.pack_into(page, inside, before)
+                self._size_page = (self.metadata.size_at - inside, bytes(page))
             raise
         self._layout = layout
         self._set_size(size)
@@ -333,13 +336,6 @@ class VhdxImage(SparseImage):
 
     # -- the rest --------------------------------------------------------------------------------
 
-    def unused_bytes(self) -> int:
-        """Of the store, as it was when the image was opened."""
-        places = self._places
-        blocks = len(places.payload) + len(places.anchors)
-        used = blocks * self.block_size + len(places.bitmaps) * MEBIBYTE
-        return self.store.size - used - sum(region.length for region in self._tables)
-
     @property
     def details(self) -> dict[str, str | int | bool]:
         """Its type, its blocks, its parent, and whether its log was replayed."""
@@ -361,7 +357,7 @@ def open_vhdx(disk: Disk, *, read_only: bool = False) -> VhdxImage:
     A log that a crash has left is replayed; in memory, if the image is opened read-only.
     """
     try:
-        return run(_open(disk, read_only))
+        return run(_open(disk, read_only or disk.read_only))
     except DiskError as error:
         raise DiskOpenError(f"vhdx: {error}") from error
 

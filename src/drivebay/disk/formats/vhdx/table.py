@@ -153,7 +153,14 @@ class Places(NamedTuple):
     payload: list[int]
     bitmaps: list[int]
     anchors: list[int]
-    """Places that unmapped blocks keep. None at all if some of them make no sense."""
+    """Places that unmapped blocks keep."""
+    anchored: bool
+    """The anchors make sense; if not, they are forgotten."""
+
+    def used(self, block_size: int) -> int:
+        """The bytes of all of them together."""
+        blocks = len(self.payload) + len(self.anchors)
+        return blocks * block_size + len(self.bitmaps) * MEBIBYTE
 
     def end(self, block_size: int) -> int:
         """The first byte after all of them."""
@@ -195,8 +202,8 @@ def find_places(table: Table, layout: Layout, tables: list[Region], size: int) -
     try:
         _check("anchor", sorted(payload + anchors), block_size, taken, size)
     except DiskOpenError:
-        anchors = []
-    return Places(payload, bitmaps, anchors)
+        return Places(payload, bitmaps, [], anchored=False)
+    return Places(payload, bitmaps, anchors, anchored=True)
 
 
 def _runs(table: Table, layout: Layout) -> Iterator[tuple[int, int, array[int], int | None]]:
