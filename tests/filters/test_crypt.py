@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from hypothesis import strategies as st
 from drivebay.disk.backends.file import FileDisk
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.contract import Unmap
-from drivebay.disk.errors import DiskOpenError, IllegalBlock
+from drivebay.disk.errors import DiskOpenError, IllegalBlock, IoError
 from drivebay.disk.filters.crypt import PIECE, Crypt
 from drivebay.disk.filters.xts import BATCH, FEWEST, BatchedXts, SectorXts, Xts, xts
 from drivebay.disk.spec import SpecError, open_disk
 from drivebay.suspend import run
-from drivebay.testing import RecordingDisk
+from drivebay.testing import PuppetDisk, RecordingDisk
 from tests.disk.support import Stepped, fill, get, noise, put, view
 
 KEY = bytes(range(64))
@@ -179,6 +180,18 @@ def test_what_a_resize_adds_reads_zero() -> None:
     run(disk.resize(5000))
     assert get(disk, 0, 2048) == data
     assert not any(get(disk, 2048, 5000 - 2048))
+
+
+def test_a_resize_that_cannot_be_filled_is_none() -> None:
+    below = PuppetDisk(RamDisk(1 << 20), holds=lambda name, sector, count: name == "write")
+    disk = Crypt(below, KEY)
+    resize = Stepped(disk.resize(4096))
+    while not below.held:
+        resize.work()
+    with pytest.raises(IoError):
+        below.held[0].fail(IoError(errno.EIO, "cable"))
+        resize.work()
+    assert disk.sector_count == 2048
 
 
 def test_nothing_is_offered_to_be_unmapped() -> None:

@@ -103,6 +103,46 @@ def test_what_cannot_be_stored_is_refused(
     disk.close()
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_what_was_refused_is_not_there_after_the_next_request(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second fsync is of the folder: the file has its name by then, and the request failed."""
+    disk = opened(tmp_path / "state")
+    host = disk.reservations.of(HOST, 1)
+    run(host.register(0, 1, persist=True))
+    real, calls = os.fsync, 0
+
+    def failing(fd: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise OSError(errno.EIO, "cable")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(IoError):
+        run(host.reserve(1, KIND))
+    run(host.register(1, 1))  # as it was before
+    disk.close()
+    disk = opened(tmp_path / "state")
+    assert report(disk).type is None
+    disk.close()
+
+
+def test_a_short_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = opened(tmp_path / "state")
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real(fd, data[:9], offset))
+    with pytest.raises(NoSpace):
+        run(disk.reservations.of(HOST, 1).register(0, 1, persist=True))
+    disk.close()
+    monkeypatch.undo()
+    disk = opened(tmp_path / "state")
+    assert report(disk).registrants == ()
+    disk.close()
+
+
 def test_a_crash_leaves_the_old_state_or_the_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,16 @@ def test_a_guarded_disk_refuses_what_the_host_may_not_do(shared: Shared) -> None
     assert get(disks[1], 0, 1) == b"a" * 512
 
 
+def test_a_guarded_disk_that_is_closed_leaves_the_shared_one_to_others(shared: Shared) -> None:
+    Guarded(shared.disk, shared.a).close()
+    assert get(Guarded(shared.disk, shared.b), 0, 1) == bytes(512)
+    assert shared.keys == {A: 1, B: 2}
+    run(shared.b.clear(2))
+    assert shared.told == []  # A has gone
+    shared.disk.close()
+    shared.disk.close()
+
+
 def test_a_key_is_registered_replaced_and_unregistered_by_who_knows_it(shared: Shared) -> None:
     for current in (1, 9):
         with pytest.raises(ReservationConflict):

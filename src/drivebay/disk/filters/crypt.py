@@ -130,7 +130,11 @@ class Crypt(Filter):
         before = self.sector_count
         await self.below.resize(sector_count)
         if sector_count > before:
-            await self.write_zeroes(before, sector_count - before)
+            try:
+                await self.write_zeroes(before, sector_count - before)
+            except BaseException:
+                await self.below.resize(before)  # what is new would read as noise
+                raise
 
     async def _work(self, work: Work, sector: int, data: memoryview, into: memoryview) -> None:
         if len(data) <= INLINE:

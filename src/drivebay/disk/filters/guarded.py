@@ -60,9 +60,8 @@ class Guarded(Filter):
         return self.below.extents(sector, count) if self.nexus.may_read else _conflict("extents")
 
     def close(self) -> None:
-        """Close the nexus, and the disk below."""
+        """Close the nexus. The disk below is other hosts' as well: whoever shares it closes it."""
         self.nexus.close()
-        super().close()
 
 
 async def _conflict(operation: str) -> Any:

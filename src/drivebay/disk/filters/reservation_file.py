@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -35,15 +36,12 @@ class ReservationFile:
             raise DiskOpenError(f"{path}: {error.strerror}") from error
         try:
             self._lock()
-            self._stored = self._load()
+            self.state = self._load()
+            """What was stored when it was opened."""
+            self._stored: State | None = self.state
         except DiskOpenError:
             self.close()
             raise
-
-    @property
-    def state(self) -> State:
-        """What is stored."""
-        return self._stored
 
     def store(self, state: State) -> None:
         """Store what of `state` persists, unless that is there already. Blocks.
@@ -56,12 +54,15 @@ class ReservationFile:
         try:
             self._replace(_encode(lasting))
         except OSError as error:
+            self._stored = None  # it may be either
             raise from_os_error(error, f"store {self.path}") from error
         self._stored = lasting
 
     def close(self) -> None:
         """Let go of the file."""
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
 
     def _replace(self, text: bytes) -> None:
         """Put a new file in the place of the old, at once; it is locked before it is seen."""
@@ -69,7 +70,8 @@ class ReservationFile:
         fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.pwrite(fd, text, 0)
+            if os.pwrite(fd, text, 0) != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(fd)
             os.rename(new, self.path)
         except BaseException:
