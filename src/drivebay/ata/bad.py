@@ -2,73 +2,20 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
 from drivebay.ata.command import Aborted
 from drivebay.ata.media import MediaAccess
 from drivebay.ata.taskfile import TaskFile
+from drivebay.disk.bad import TooManyRanges
 
 if TYPE_CHECKING:
     from drivebay.ata.disk import AtaDisk
 
-__all__ = ["BadSectors", "WriteUncorrectable", "write_uncorrectable"]
+__all__ = ["WriteUncorrectable", "write_uncorrectable"]
 
-MAX_RANGES: Final = 1024
-"""Ranges a drive remembers; a command that would make more is aborted."""
 WAYS: Final = (0x55, 0x5A, 0xA5, 0xAA)
 """Pseudo-uncorrectable and flagged, each with and without logging: here all are the same."""
-
-
-class BadSectors:
-    """Ranges of sectors that cannot be read until they are written."""
-
-    def __init__(self) -> None:
-        self._ranges: list[tuple[int, int]] = []  # first sector and end, in order, apart
-
-    def __bool__(self) -> bool:
-        return bool(self._ranges)
-
-    def first(self, lba: int, count: int) -> int | None:
-        """The first bad one of `count` sectors, or None."""
-        index = bisect_right(self._ranges, lba, key=lambda each: each[1])
-        if index < len(self._ranges):
-            start, _ = self._ranges[index]
-            if start < lba + count:
-                return max(start, lba)
-        return None
-
-    def add(self, lba: int, count: int) -> None:
-        """These are bad. Raises `Aborted` when there are too many ranges."""
-        start, end = lba, lba + count
-        apart = []
-        for first, last in self._ranges:
-            if last < start or end < first:
-                apart.append((first, last))
-            else:
-                start, end = min(start, first), max(end, last)
-        if len(apart) >= MAX_RANGES:
-            raise Aborted(why=f"{MAX_RANGES} ranges of bad sectors")
-        self._ranges = sorted([*apart, (start, end)])
-
-    def clear(self, lba: int, count: int) -> None:
-        """These were written, and are good; if that makes too many ranges, so is what follows."""
-        if self._ranges:
-            end = lba + count
-            pieces = []
-            for first, last in self._ranges:
-                pieces += [(first, min(last, lba)), (max(first, end), last)]
-            self._ranges = [piece for piece in pieces if piece[0] < piece[1]]
-            if len(self._ranges) > MAX_RANGES:
-                self._ranges = [piece for piece in self._ranges if piece[0] != end]
-
-    def save(self) -> list[list[int]]:
-        """The ranges."""
-        return [list(each) for each in self._ranges]
-
-    def restore(self, state: list[list[int]]) -> None:
-        """Take what `save` gave."""
-        self._ranges = [(first, end) for first, end in state]
 
 
 class WriteUncorrectable(MediaAccess):
@@ -76,7 +23,10 @@ class WriteUncorrectable(MediaAccess):
 
     async def finish(self) -> None:
         """Remember them."""
-        self._drive.bad.add(self._span.lba, self._span.sectors)
+        try:
+            self._drive.bad.add(self._span.lba, self._span.sectors)
+        except TooManyRanges as error:
+            raise Aborted(why=str(error)) from None
 
 
 def write_uncorrectable(drive: AtaDisk, taskfile: TaskFile) -> WriteUncorrectable:

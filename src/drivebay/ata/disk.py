@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from drivebay.ata.bad import BadSectors
 from drivebay.ata.command import ABRT, Aborted, Action, Command, DataIn, DataOut, Protocol
 from drivebay.ata.device import BUFFER_SIZE, Device, Reset
 from drivebay.ata.geometry import Geometry, default_geometry
@@ -32,6 +31,7 @@ from drivebay.ata.sata import SATA_COMMANDS
 from drivebay.ata.settings import Power, Settings
 from drivebay.ata.smart import Smart
 from drivebay.ata.taskfile import TaskFile
+from drivebay.disk.bad import BadSectors
 from drivebay.disk.contract import Disk, Unmap
 from drivebay.disk.errors import InvalidInput
 from drivebay.platform.engine import Engine

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from typing import Any, Final
 
-from drivebay.ata.bad import BadSectors
 from drivebay.controllers.nvme.identity import (
     DLFEAT,
     LBAF,
@@ -15,6 +14,7 @@ from drivebay.controllers.nvme.identity import (
     NamespaceIndependent,
 )
 from drivebay.controllers.nvme.status import Refused, Status
+from drivebay.disk.bad import BadSectors
 from drivebay.disk.contract import Disk, Unmap
 from drivebay.disk.errors import Medium, MediumError
 from drivebay.disk.reservations import ReservationType

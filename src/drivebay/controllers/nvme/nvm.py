@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from drivebay.ata.command import Aborted
 from drivebay.controllers.nvme.namespace import COPY_BLOCKS, Namespace
 from drivebay.controllers.nvme.opcodes import ALL_NAMESPACES, NvmOpcode
 from drivebay.controllers.nvme.pause import Pause
@@ -17,6 +16,7 @@ from drivebay.controllers.nvme.queues import Row, SubmissionQueue
 from drivebay.controllers.nvme.reservations import ReservationCommands
 from drivebay.controllers.nvme.status import Refused, Status
 from drivebay.controllers.nvme.structures import Command, CopyRange, DsmRange, IoFlags
+from drivebay.disk.bad import TooManyRanges
 from drivebay.disk.buffers import aligned
 from drivebay.disk.contract import Operation, Unmap
 from drivebay.disk.errors import DiskError
@@ -170,7 +170,7 @@ class NvmCommands:
         await self._unlocked(sq, command, namespace, [(slba, nlb)])
         try:
             namespace.bad.add(slba, nlb)
-        except Aborted as error:
+        except TooManyRanges as error:
             raise Refused(Status.INTERNAL_ERROR, str(error)) from None
         self._controller.subsystem.refresh()
 
