@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import struct
 import threading
@@ -26,6 +27,7 @@ from drivebay.disk.errors import (
     NoSpace,
     ReadOnly,
 )
+from drivebay.disk.nbd.link import Wire
 from drivebay.disk.nbd.messages import (
     CHUNK_MAGIC,
     SIMPLE_MAGIC,
@@ -349,6 +351,37 @@ def test_another_server_in_its_place_must_be_able_to_do_the_same(tmp_path: Path)
         with pytest.raises(IoError, match="less than before"):
             get(disk, 0, 1)
         disk.close()
+
+
+@pytest.mark.parametrize("name", ["_receive_into", "send"])
+@pytest.mark.parametrize("fault", [errno.EIO, errno.ECONNRESET, errno.ENOBUFS, errno.ETIMEDOUT])
+@pytest.mark.parametrize("at", range(1, 14, 2))
+def test_the_nth_call_of_the_socket_fails(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, name: str, fault: int, at: int
+) -> None:
+    """Hostile 4.8: what is lost is made good, or said; the data are never wrong."""
+    data = fill(serving.disk)
+    disk = NbdDisk(serving.uri, retry=WAIT)
+    left = [at]
+    call = getattr(Wire, name)
+
+    def harmed(wire: Wire, *arguments: Any, **how: Any) -> Any:
+        left[0] -= 1
+        if not left[0]:
+            raise OSError(fault, "harmed")
+        return call(wire, *arguments, **how)
+
+    monkeypatch.setattr(Wire, name, harmed)
+    for n in range(6):
+        assert get(disk, n * 200, 200) == data[n * 102400 :][:102400]
+        put(disk, 2000 + n, noise(512, n))
+    try:
+        run(disk.flush())
+    except IoError:
+        run(disk.flush())
+    assert get(disk, 2000, 6) == b"".join(noise(512, n) for n in range(6))
+    assert left[0] <= 0, "it was never called so often"
+    disk.close()
 
 
 # -- servers that lie ------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -78,6 +78,7 @@ def serve(
                 raise CliError("no place to listen", "add --socket PATH, --port N or --run CMD")
             path = path or os.path.join(_folder(stack), "nbd.sock")
             listener = listen(path)
+            stack.callback(_unlink, path)
             address = {"unixsocket": os.path.abspath(path)}
         else:
             listener = _listen_tcp(bind, port)
@@ -103,7 +104,7 @@ def _serve(
 
     engine = Engine()
     server = NbdServer(disk, engine, listener, **how)
-    statuses: list[int] = []
+    command: _Command | None = None
     with signals(
         engine,
         {
@@ -113,32 +114,38 @@ def _serve(
         },
     ):
         if run is not None:
-
-            def ended(status: int) -> None:
-                statuses.append(status)
-                engine.stop()
-
-            _start(run, address, ended)
+            command = _Command(run, address, engine.stop)
         elif as_json:
             print_json({"event": "ready", "pid": os.getpid(), **address, "size": disk.byte_count})
         else:
             click.echo(address["uri"])
         engine.run()
+    status = command.end() if command is not None else 0
     server.close()
     finish(engine, lambda: not server.connected, [disk])
-    return statuses[0] if statuses else 0
+    return status
 
 
-def _start(run: str, address: dict[str, str], ended: Callable[[int], None]) -> None:
-    """Start the command; `ended` is told its status, 128 and more for a signal, on a thread."""
-    words = "".join(f"{name}={shlex.quote(value)}\n" for name, value in address.items())
-    process = subprocess.Popen(["/bin/sh", "-c", words + run])
+class _Command:
+    """A shell command with `address` in its variables; `ended` is called, on a thread, when it has
+    ended.
+    """
 
-    def wait() -> None:
-        status = process.wait()
-        ended(status if status >= 0 else 128 - status)
+    def __init__(self, run: str, address: dict[str, str], ended: Callable[[], None]) -> None:
+        words = "".join(f"{name}={shlex.quote(value)}\n" for name, value in address.items())
+        self._process = subprocess.Popen(["/bin/sh", "-c", words + run])
+        self._ended = ended
+        threading.Thread(target=self._wait, daemon=True).start()
 
-    threading.Thread(target=wait, daemon=True).start()
+    def _wait(self) -> None:
+        self._process.wait()
+        self._ended()
+
+    def end(self) -> int:
+        """End it if it has not; its status, 128 and more for a signal."""
+        self._process.terminate()
+        status = self._process.wait()
+        return status if status >= 0 else 128 - status
 
 
 def _tls(folder: str | None, verify_peer: bool) -> ssl.SSLContext | None:
@@ -153,6 +160,11 @@ def _tls(folder: str | None, verify_peer: bool) -> ssl.SSLContext | None:
             f"{folder}: no TLS with what is there: {error.strerror or error}",
             "it needs server-cert.pem and server-key.pem; --tls-verify-peer needs ca-cert.pem",
         ) from None
+
+
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):  # a server that has ended has done it
+        os.unlink(path)
 
 
 def _folder(stack: ExitStack) -> str:
