@@ -135,21 +135,22 @@ class Expected:
         self.open: dict[int, set[bytes]] = {}
 
     def set(self, sector: int, data: bytes, certain: bool) -> None:
-        size = self.size
-        for number in range(len(data) // size if self.open or not certain else 0):
+        start, size = sector * self.size, self.size
+        for at in range(0, len(data) if self.open or not certain else 0, size):
+            number = (start + at) // size
             if certain:
-                self.open.pop(sector + number, None)
+                self.open.pop(number, None)
             else:
-                old = bytes(self.data[(sector + number) * size :][:size])
-                self.open.setdefault(sector + number, {old}).add(data[number * size :][:size])
+                old = bytes(self.data[start + at : start + at + size])
+                self.open.setdefault(number, {old}).add(data[at : at + size])
         if certain:
-            self.data[sector * size : sector * size + len(data)] = data
+            self.data[start : start + len(data)] = data
 
     def check(self, found: bytes) -> None:
         """What is found is certain from then on."""
         for sector, allowed in self.open.items():
-            part = found[sector * self.size :][: self.size]
-            assert part in allowed, f"sector {sector}"
-            self.data[sector * self.size : (sector + 1) * self.size] = part
+            where = slice(sector * self.size, (sector + 1) * self.size)
+            assert found[where] in allowed, f"sector {sector}"
+            self.data[where] = found[where]
         self.open.clear()
         assert found == self.data
