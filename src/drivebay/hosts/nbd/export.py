@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from drivebay.disk.buffers import aligned
-from drivebay.disk.contract import Buffers, Disk, Extent, Operation, Unmap, byte_length
+from drivebay.disk.contract import Disk, Extent, Operation, Unmap
 from drivebay.disk.formats.store import Store
 from drivebay.disk.nbd.messages import (
     MOST_PAYLOAD,
@@ -68,20 +68,22 @@ class Export:
 
     # -- operations ------------------------------------------------------------------------------
 
-    def read(self, offset: int, buffers: Buffers) -> Operation:
-        """Fill `buffers`."""
-        return self._store.read_into(offset, buffers)
+    def read(self, offset: int, view: memoryview) -> Operation:
+        """Fill `view`."""
+        if (offset | len(view)) & self._mask:
+            return self._store.read_into(offset, [view])
+        return self.disk.read(offset >> self._shift, [view])
 
-    def write(self, offset: int, buffers: Buffers, fua: bool) -> Operation:
-        """Write `buffers`; they may be cut anywhere."""
-        if self._alone or (offset | byte_length(buffers)) & self._mask:
-            return self._write_in_turn(offset, buffers, fua)
-        operation = self.disk.write(offset >> self._shift, buffers, fua)
+    def write(self, offset: int, view: memoryview, fua: bool) -> Operation:
+        """Write `view`."""
+        if self._alone or (offset | len(view)) & self._mask:
+            return self._write_in_turn(offset, view, fua)
+        operation = self.disk.write(offset >> self._shift, [view], fua)
         return operation if operation is DONE else self._beside(operation)
 
-    async def _write_in_turn(self, offset: int, buffers: Buffers, fua: bool) -> None:
+    async def _write_in_turn(self, offset: int, view: memoryview, fua: bool) -> None:
         async with _Alone(self):
-            await self._store.write(offset, buffers, fua)
+            await self._store.write(offset, [view], fua)
 
     async def write_zeroes(self, offset: int, length: int, fua: bool, unmap: bool) -> None:
         """Make the range read zero; with `unmap` its space may be given back."""

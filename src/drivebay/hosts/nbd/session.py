@@ -63,7 +63,8 @@ MOST_MESSAGE: Final = 4096
 READ, WRITE = int(Command.READ), int(Command.WRITE)
 FUA = int(CommandFlags.FUA)
 READ_FLAGS: Final = int(CommandFlags.DF)
-CHANGES: Final = (Command.TRIM, Command.WRITE_ZEROES)
+CHANGES: Final = (WRITE, Command.TRIM, Command.WRITE_ZEROES)
+NEEDS_SPACE: Final = (WRITE, Command.WRITE_ZEROES)
 FLAGS: Final = {
     Command.FLUSH: 0,
     Command.TRIM: CommandFlags.FUA,
@@ -240,7 +241,7 @@ class Session:
             )
         else:
             pack_simple(page.view, start, SIMPLE_MAGIC, 0, cookie)
-        operation = self._export.read(offset, [page.view[body:end]])
+        operation = self._export.read(offset, page.view[body:end])
         if operation is not DONE:
             self._wait_for_read(operation, cookie, page, start)
 
@@ -298,7 +299,7 @@ class Session:
             self._out.append(data)
             self._sending.append(lease)
 
-        self._start(self._export.read(offset, [data]), done)
+        self._start(self._export.read(offset, data), done)
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -331,7 +332,7 @@ class Session:
             return False
         came = self._came
         self._from = body + length
-        operation = self._export.write(offset, [came.view[body : self._from]], bool(flags & FUA))
+        operation = self._export.write(offset, came.view[body : self._from], bool(flags & FUA))
         if operation is DONE:
             self._simple(cookie, 0)
         else:
@@ -345,7 +346,7 @@ class Session:
         self._large = None
         data = lease.view[: self._large_length]
         lease.users += 1
-        operation = self._export.write(offset, [data], bool(flags & FUA))
+        operation = self._export.write(offset, data, bool(flags & FUA))
         self._start(operation, partial(self._written, lease, cookie))
 
     def _written(self, lease: Lease, cookie: int, value: Any, error: BaseException | None) -> None:
@@ -393,16 +394,16 @@ class Session:
 
     def _check(self, kind: int, flags: int, allowed: int, offset: int, length: int) -> None:
         """Refuse what makes no sense, whatever the disk."""
-        name = name_of(Command, kind)
+        export = self._export
         if flags & ~allowed:
-            raise _Refused(Error.EINVAL, f"{name} with flags {flags:#x}")
-        if kind in (WRITE, *CHANGES) and self._export.read_only:
+            raise _Refused(Error.EINVAL, f"{name_of(Command, kind)} with flags {flags:#x}")
+        if export.read_only and kind in CHANGES:
             raise _Refused(Error.EPERM, "the export is read-only")
         if not length:
-            raise _Refused(Error.EINVAL, f"{name} of no bytes")
-        if not self._export.lies_on_it(offset, length):
-            error = Error.ENOSPC if kind in (WRITE, Command.WRITE_ZEROES) else Error.EINVAL
-            raise _Refused(error, f"{name} of {length} bytes at {offset}, past the end")
+            raise _Refused(Error.EINVAL, f"{name_of(Command, kind)} of no bytes")
+        if not export.lies_on_it(offset, length):
+            what = f"{name_of(Command, kind)} of {length} bytes at {offset}, past the end"
+            raise _Refused(Error.ENOSPC if kind in NEEDS_SPACE else Error.EINVAL, what)
 
     # -- operations that wait --------------------------------------------------------------------
 
