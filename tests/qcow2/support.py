@@ -48,6 +48,15 @@ def blank(size: int, **options: Any) -> Ram:
     return disk
 
 
+def nearly_full(size: int, leak: int = 3700) -> Ram:
+    """An image so many of whose clusters have leaked that its refcount table has to grow soon."""
+    disk = blank(size, cluster_size=512, refcount_bits=64)
+    image = Qcow2Disk(disk)
+    run(image._refcounts.allocate_in_row(leak))
+    image.close()
+    return disk
+
+
 def over(top: Qcow2Disk, below: Disk) -> LayeredDisk:
     return LayeredDisk([top, DiskLayer(below)])
 

@@ -11,10 +11,23 @@ import pytest
 
 from drivebay.disk.contract import Disk
 from drivebay.disk.formats.qcow2 import Qcow2Disk, check
+from drivebay.disk.formats.qcow2.header import Header
 from drivebay.suspend import run
 from drivebay.testing import PowerCutDisk
 from tests.disk.support import fill
-from tests.qcow2.support import KIB, SECTOR, Guest, Ram, blank, content, of_bytes, over, sectors_of
+from tests.qcow2.support import (
+    KIB,
+    MIB,
+    SECTOR,
+    Guest,
+    Ram,
+    blank,
+    content,
+    nearly_full,
+    of_bytes,
+    over,
+    sectors_of,
+)
 
 STATES = int(os.environ.get("DRIVEBAY_POWER_CUTS", "600"))
 
@@ -24,7 +37,8 @@ SORTS: dict[str, dict[str, Any]] = {
     "refcounts-64": {"cluster_size": 512, "refcount_bits": 64},
     "version-2": {"cluster_size": 1024, "version": 2},
     "below": {"cluster_size": 2048, "below": True},
-    "resized": {"cluster_size": 512, "resize": True},
+    "resized": {"cluster_size": 512, "resize": True, "size": 2 * MIB - 16 * KIB},
+    "refcount-table": {"nearly_full": True},
 }
 
 
@@ -36,7 +50,12 @@ def test_what_was_flushed_survives(sort: str) -> None:
         below = Ram(200 * KIB)
         fill(below)
     resizes = options.pop("resize", False)
-    cut = PowerCutDisk(blank(256 * KIB, **options))
+    if options.pop("nearly_full", False):
+        store = nearly_full(256 * KIB)
+    else:
+        store = blank(options.pop("size", 256 * KIB), **options)
+    tables = Header.unpack(content(store))
+    cut = PowerCutDisk(store)
 
     def opened(disk: Disk) -> Disk:
         image = Qcow2Disk(disk)
@@ -55,6 +74,10 @@ def test_what_was_flushed_survives(sort: str) -> None:
                 guest.model += bytes(grow * SECTOR)
             guest.flush()
             epochs.append((cut.moment, guest.stable, guest.since))
+    after_all = Header.unpack(content(store))
+    assert (sort == "resized") == (after_all.l1_table_offset != tables.l1_table_offset)
+    moved = after_all.refcount_table_offset != tables.refcount_table_offset
+    assert moved or sort != "refcount-table"
     for state in cut.states(STATES // len(SORTS), seed=1):
         disk = of_bytes(state.data)
         found = check(disk)

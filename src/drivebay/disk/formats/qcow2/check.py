@@ -213,8 +213,8 @@ class _Checker:
         self.senseless += 1
         self._tell(what)
 
-    def _tell(self, what: str) -> None:
-        if len(self.found.problems) < MOST_PROBLEMS:
+    def _tell(self, what: str, most: int = MOST_PROBLEMS) -> None:
+        if len(self.found.problems) < most:
             self.found.problems.append(what)
 
     # -- what is counted -------------------------------------------------------------------------
@@ -270,8 +270,9 @@ class _Checker:
                 self._senseless(f"cluster {cluster:#x} is used {used} times and cannot be counted")
 
     def _differs(self, cluster: int, counted: int, used: int) -> None:
-        if counted > used:
+        if leaks := counted > used:
             self.found.leaks += 1
         else:
             self.found.corruptions += 1
-        self._tell(f"cluster {cluster:#x} is used {used} times and counted {counted} times")
+        text = f"cluster {cluster:#x} is used {used} times and counted {counted} times"
+        self._tell(text, MOST_PROBLEMS // 2 if leaks else MOST_PROBLEMS)  # room for what is worse

@@ -188,8 +188,12 @@ class Refcounts:
 
     def _link_block(self, block: int, cluster: int) -> None:
         self.reserved.add(cluster)
-        self._table[block] = cluster << self._cluster_bits
+        offset = cluster << self._cluster_bits
+        self._table[block] = offset
         self._table_dirty.add(block)
+        slices = 1 << self._block_bits - self._slice_bits
+        for within in range(slices):  # all zeroes: to read them could fail
+            self._slices.add(block * slices + within, offset + within * self._slices.size)
 
     async def _grow_table(self, count: int = 0) -> None:
         """Put a larger table behind everything that leaves room for `count` clusters more, and make

@@ -110,6 +110,10 @@ class SliceCache:
         if version == self._version and not self.get(number):
             self._keep(number, Slice(offset, self.codec.decode(data)))
 
+    def add(self, number: int, offset: int) -> None:
+        """The slice is known to be all zeroes in the image."""
+        self._keep(number, Slice(offset, self.codec.decode(bytes(self.size))))
+
     def moved(self) -> None:
         """Slices that are being loaded now come from where they are no more."""
         self._version += 1
