@@ -21,6 +21,7 @@ from drivebay.disk.nbd.messages import (
     REQUEST_MAGIC,
     SIMPLE_MAGIC,
     ChunkHeader,
+    ChunkType,
     Command,
     Greeting,
     Option,
@@ -36,6 +37,8 @@ from drivebay.hosts.nbd.server import NbdServer
 from drivebay.platform.engine import Engine
 
 WAIT = 20.0
+SIZE = 1 << 20
+DATA = -ChunkType.OFFSET_DATA
 
 
 class Serving:
@@ -200,3 +203,8 @@ def tools(*names: str) -> Sequence[str]:
     if missing := [name for name, path in zip(names, found, strict=True) if path is None]:
         pytest.skip(f"apt-get install nbdkit nbdkit-plugin-python libnbd-bin fio: no {missing}")
     return [path for path in found if path]
+
+
+def data_of(payload: bytes, offset: int) -> bytes:
+    assert payload[:8] == offset.to_bytes(8, "big")
+    return payload[8:]

@@ -123,17 +123,16 @@ def _contexts(name: str) -> Generator[int | bytes | Need, bytes, int | None]:
 def _export(infos: list[bytes]) -> Export:
     size, flags = None, 0
     sizes = InfoBlockSize(Info.BLOCK_SIZE, 1, 4096, MOST_PAYLOAD)
-    told = False
     for info in infos:
         kind = int.from_bytes(info[:2], "big")
         if kind == Info.EXPORT and len(info) == InfoExport.size:
             export = InfoExport.unpack(info)
             size, flags = export.export_size, export.flags
         elif kind == Info.BLOCK_SIZE and len(info) == InfoBlockSize.size:
-            sizes, told = InfoBlockSize.unpack(info), True
+            sizes = InfoBlockSize.unpack(info)
     if size is None:
         raise NbdError("the server does not say how large the export is")
-    return _checked(size, flags, sizes.minimum, sizes.preferred, sizes.maximum, told)
+    return _checked(size, flags, sizes.minimum, sizes.preferred, sizes.maximum)
 
 
 def _checked(
@@ -142,7 +141,6 @@ def _checked(
     minimum: int = 1,
     preferred: int = 4096,
     maximum: int = MOST_PAYLOAD,
-    told: bool = False,
 ) -> Export:
     """ "Block size constraints"."""
     powers = not minimum & (minimum - 1) and not preferred & (preferred - 1)
@@ -150,7 +148,7 @@ def _checked(
         raise NbdError(f"block sizes {minimum}, {preferred}, {maximum} make no sense")
     if size > MAX_BYTES:
         raise NbdError(f"an export of {size} bytes")
-    return Export(size, TransmissionFlags(flags), minimum, preferred, maximum, told)
+    return Export(size, TransmissionFlags(flags), minimum, preferred, maximum)
 
 
 def _why(name: str, reply: Reply) -> str:

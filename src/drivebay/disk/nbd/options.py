@@ -30,8 +30,6 @@ class Export:
     minimum: int = 1
     preferred: int = 4096
     maximum: int = MOST_PAYLOAD
-    told_sizes: bool = False
-    """The server has said the three."""
 
     def infos(self) -> list[bytes]:
         """As INFO replies carry it."""
