@@ -9,6 +9,8 @@ import pytest
 from drivebay.cli.backend import Backend
 from drivebay.guests.linux import LinuxGuest
 
+from .test_boot import DISKS, boot_by
+
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
 
 VERIFY = (
@@ -105,3 +107,8 @@ def test_nvme_cli_asks_for_everything() -> None:
     ):
         result = guest.run(ADMIN, timeout=300)
         assert result.status == 0, result.output
+
+
+@pytest.mark.parametrize("firmware", DISKS)
+def test_firmware_boots_from_a_namespace(tmp_path: Path, firmware: str) -> None:
+    boot_by(firmware, "--nvme", tmp_path)
