@@ -31,6 +31,7 @@ from tests.disk.test_model import SECTOR, DiskMachine
 
 SECTORS = 64
 SIZE = SECTORS * 512
+IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # where a sync takes no time
 
 
 @pytest.fixture
@@ -421,7 +422,7 @@ class SqlMachine(DiskMachine):
 
     @initialize()
     def start(self) -> None:
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = tempfile.TemporaryDirectory(dir=IN_MEMORY)
         self.path = f"{self.folder.name}/disk"
         self.model = bytearray(16 * SECTOR)
         self.disk = self.open(16 * SECTOR)
@@ -445,7 +446,7 @@ class SqlDiffMachine(SqlMachine):
 
     @initialize()
     def start(self) -> None:
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = tempfile.TemporaryDirectory(dir=IN_MEMORY)
         self.path = f"{self.folder.name}/disk"
         base = FileDisk(f"{self.folder.name}/base", create=16 * SECTOR)
         self.model = bytearray(fill(base))
