@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from drivebay.disk.backends.file import FileDisk
 from drivebay.disk.errors import DiskOpenError
 from drivebay.disk.formats.qcow2 import Qcow2Disk, create
 from drivebay.disk.spec import open_disk
@@ -41,6 +42,12 @@ def test_a_bare_path_is_opened_by_its_extension(path: str) -> None:
     shown = draw(describe(disk))
     assert "version=3  cluster_size=4096  compression=zlib  snapshots=1" in shown
     assert f"path={path}" in shown
+    disk.close()
+
+
+def test_an_image_on_what_is_only_read_is_only_read(path: str) -> None:
+    disk = Qcow2Disk(FileDisk(path, read_only=True))
+    assert disk.read_only
     disk.close()
 
 

@@ -40,6 +40,8 @@ HEADER_AUTOCLEAR: Final = 88
 class Qcow2Disk(Qcow2Reader):
     """The image in `disk`; with `snapshot` the internal snapshot of that name or id, read-only.
 
+    An image in a disk that is read-only is read-only, too.
+
     Alone it reads zero where it holds nothing. An image with a `parent` belongs over it, in a
     `LayeredDisk` (`drivebay.disk.formats.chain` does that).
 
@@ -48,7 +50,7 @@ class Qcow2Disk(Qcow2Reader):
 
     def __init__(self, disk: Disk, *, read_only: bool = False, snapshot: str = "") -> None:
         super().__init__(disk, snapshot=snapshot)
-        self.read_only = read_only or bool(snapshot)
+        self.read_only = read_only or disk.read_only or bool(snapshot)
         self._pending: list[tuple[int, int]] = []
         self._draining: list[Epoch] = []
         self._claims = Claims()
