@@ -29,6 +29,7 @@ class Job:
     depth: int
     unit: str
     floor: float | None = None
+    goal: float | None = None
 
     @property
     def name(self) -> str:
@@ -109,7 +110,14 @@ def compare_disks(
             partial(take, ours, job, SAMPLE_SECONDS),
             partial(take, peer, job, SAMPLE_SECONDS),
         )
-        yield compare(f"{part}/{job.name}", job.unit, figures, peer.server.name, floor=job.floor)
+        yield compare(
+            f"{part}/{job.name}",
+            job.unit,
+            figures,
+            peer.server.name,
+            floor=job.floor,
+            goal=job.goal,
+        )
 
 
 def fio(guest: LinuxGuest, disk: Attached, job: Job, seconds: float) -> Sample:

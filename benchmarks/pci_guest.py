@@ -103,7 +103,7 @@ def _measure(run: Run, kind: Kind) -> Iterator[Result]:
         with guest:
             version = ".".join(map(str, run.qemu.version))
             peers = [
-                Attached(_device(guest, f"PEER{n}"), _Inside(f"QEMU {version} ({mode})"))
+                Attached(_device(guest, f"PEER{n}"), Inside(f"QEMU {version} ({mode})"))
                 for n, mode in enumerate(MODES)
             ]
             mine = Attached(_device(guest, "OURS"), ours)
@@ -112,7 +112,7 @@ def _measure(run: Run, kind: Kind) -> Iterator[Result]:
             yield from per_request(run, kind.name, traced, COUNTED, mine, peers[0], kind.registers)
 
 
-class _Inside(Server):
+class Inside(Server):
     """QEMU serves its own disks: its CPU time is the guest's."""
 
     def __init__(self, name: str) -> None:

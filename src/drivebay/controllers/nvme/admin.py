@@ -141,7 +141,7 @@ class Admin:
             AdminOpcode.FORMAT_NVM: management.format,
             AdminOpcode.SANITIZE: self.sanitize.start,
         }
-        if controller.doorbells_fit:
+        if controller.doorbell_buffers:
             self.handlers[AdminOpcode.DOORBELL_BUFFER_CONFIG] = self._doorbell_buffers
 
     @property

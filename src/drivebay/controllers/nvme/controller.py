@@ -62,7 +62,8 @@ CC_WRITABLE: Final = CC.IOCQES | CC.IOSQES | CC.SHN | CC.AMS | CC.MPS | CC.CSS |
 class Controller:
     """Controller `cntlid` of `subsystem`, with up to `queues` pairs of I/O queues.
 
-    `messages` and `pin` are where interrupts go. Doorbells are every 2^(2 + `stride`) bytes.
+    `messages` and `pin` are where interrupts go. Doorbells are every 2^(2 + `stride`) bytes, and in
+    memory, too, for drivers that want it, unless not `doorbell_buffers`.
     `linger` waits a moment for whether something comes, before the controller asks to be told.
     """
 
@@ -76,6 +77,7 @@ class Controller:
         *,
         queues: int = 64,
         stride: int = 0,
+        doorbell_buffers: bool = True,
         cntlid: int | None = None,
         linger: Callable[[Callable[[], bool]], bool] = lambda _came: False,
     ) -> None:
@@ -89,6 +91,9 @@ class Controller:
         self.vendor = self.subsystem_vendor = 0
         """Of PCI, which IDENTIFY says again."""
         self.queues, self.doorbell_bytes = queues, 4 << stride
+        # All doorbells must fit into a page (section 5.8).
+        fit = 2 * (queues + 1) * self.doorbell_bytes <= PAGE
+        self.doorbell_buffers = doorbell_buffers and fit
         self.sqs: list[SubmissionQueue | None] = [None] * (queues + 1)
         self.cqs: list[CompletionQueue | None] = [None] * (queues + 1)
         self.live_sqs: tuple[SubmissionQueue, ...] = ()
@@ -137,11 +142,6 @@ class Controller:
     def working(self) -> bool:
         """Whether it takes commands: it is ready, well, and may master the bus."""
         return self._working and self.may_master
-
-    @property
-    def doorbells_fit(self) -> bool:
-        """Whether all doorbells fit into a page: only then may they be in memory, too."""
-        return 2 * (self.queues + 1) * self.doorbell_bytes <= PAGE
 
     def queues_changed(self) -> None:
         """Queues have come or gone."""

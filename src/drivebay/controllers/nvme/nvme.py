@@ -46,6 +46,7 @@ class Nvme(PciFunction):
         subsystem: Subsystem | None = None,
         queues: int = 64,
         stride: int = 0,
+        doorbell_buffers: bool = True,
         identity: PciIdentity = NVME,
         linger: Callable[[Callable[[], bool]], bool] = lambda _came: False,
     ) -> None:
@@ -60,6 +61,7 @@ class Nvme(PciFunction):
             pin,
             queues=queues,
             stride=stride,
+            doorbell_buffers=doorbell_buffers,
             linger=linger,
         )
         self.controller.vendor = identity.vendor
