@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drivebay.cli.controllers import parse_controllers
+from drivebay.cli.controllers import KINDS, parse_controllers
 from drivebay.cli.main import cli, main
 
 ROOT = Path(__file__).parent.parent
@@ -72,8 +72,9 @@ def test_commands_are_understood(page: str, line: str) -> None:
         return
     context = command.make_context(name, arguments, resilient_parsing=name == "disk")
     if "virtio_blk" in context.params:
-        options = ("virtio_blk", "controllers", "disks", "ide", "ahci", "nvme")
-        parse_controllers(*(context.params[key] for key in options), may_be_none=name == "qtest")
+        names = [*KINDS, "controller", "disk"]
+        said = [(key, text) for key in names for text in context.params[key.replace("-", "_")]]
+        parse_controllers(said, may_be_none=name == "qtest")
 
 
 @pytest.mark.guest

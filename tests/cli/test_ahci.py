@@ -6,16 +6,18 @@ import json
 
 import pytest
 
-from drivebay.cli.controllers import check_servable, parse_controllers
+from drivebay.cli.controllers import check_servable
 from drivebay.cli.errors import told
-from drivebay.cli.frontends import bootable, qemu
+from drivebay.cli.frontends import bootable
 from drivebay.cli.sata import SataDrive
+
+from .support import parse
 
 
 def drives(*texts: str) -> list[SataDrive]:
-    [controller] = parse_controllers([], [], [], [], texts)
+    [controller] = parse(ahci=texts)
     check_servable([controller])
-    return controller.sata
+    return controller.disks
 
 
 def test_drives_take_the_first_ports_that_are_free() -> None:
@@ -30,20 +32,21 @@ def test_drives_take_the_first_ports_that_are_free() -> None:
 
 
 def test_two_adapters_by_name() -> None:
-    found = parse_controllers(
-        [], ["ahci,id=left", "ahci,id=right"], ["mem:1M,on=left,port=3", "mem:2M,on=right"]
+    found = parse(
+        controller=["ahci,id=left", "ahci,id=right"],
+        disk=["mem:1M,on=left,port=3", "mem:2M,on=right"],
     )
-    assert [[drive.place for drive in each.sata] for each in found] == [[3], [0]]
+    assert [[drive.place for drive in each.disks] for each in found] == [[3], [0]]
 
 
 def test_qemu_attaches_by_vfio_user() -> None:
-    [controller] = parse_controllers([], [], [], [], ["mem:1M"])
-    assert "vfio-user-pci" in qemu(controller, "/tmp/a,b.sock")[1]
+    [controller] = parse(ahci=["mem:1M"])
+    assert "vfio-user-pci" in controller.kind.qemu(controller, "/tmp/a,b.sock")[1]
 
 
 def test_firmware_tries_controllers_in_their_order() -> None:
-    found = parse_controllers(["mem:1M"], [], [], [], ["mem:1M"])
-    words = bootable([word for each in found for word in qemu(each, "/tmp/a.sock")])
+    found = parse(virtio_blk=["mem:1M"], ahci=["mem:1M"])
+    words = bootable([word for each in found for word in each.kind.qemu(each, "/tmp/a.sock")])
     devices = [words[at + 1] for at, word in enumerate(words) if word == "-device"]
     assert devices[0].endswith(",bootindex=100")
     assert json.loads(devices[1])["bootindex"] == 101

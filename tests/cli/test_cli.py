@@ -16,11 +16,11 @@ from statistics import median
 import pytest
 
 from drivebay.cli.backend import Backend
-from drivebay.cli.controllers import parse_controllers
 from drivebay.cli.errors import CliError
 from drivebay.cli.main import main
 from drivebay.disk.spec import SpecError
 from drivebay.testing.vhost_user import FrontEnd, GuestRam
+from tests.cli.support import parse
 
 
 def drivebay(*arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
@@ -51,10 +51,10 @@ MISTAKES = {
     "nothing to serve": ([], "nothing to serve", "--virtio-blk"),
     "unknown flag": (["--no-such"], "No such option", "--help"),
     "disk for nobody": (["--disk", "mem:1M,on=x"], "no controller 'x'", "on=NAME"),
-    "controller without a disk": (["--controller", "virtio-blk,id=x"], "has 0 disks", "--disk"),
+    "controller without a disk": (["--controller", "virtio-blk,id=x"], "has no disks", "--disk"),
     "two disks on one": (
         ["--controller", "virtio-blk,id=x", "--disk", "mem:1M,on=x", "--disk", "mem:1M,on=x"],
-        "has 2 disks",
+        "2 disks",
         None,
     ),
     "a name twice": (
@@ -155,22 +155,22 @@ def test_disk_info_and_create(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_short_and_long_form_say_the_same() -> None:
-    (short,) = parse_controllers(["mem:1M,ro,id=a,queues=2,serial=S"], [], [])
-    (long,) = parse_controllers([], ["virtio-blk,id=a,queues=2"], ["mem:1M,on=a,ro,serial=S"])
-    assert (short.kind, short.id, short.queues) == (long.kind, long.id, long.queues)
+    (short,) = parse(virtio_blk=["mem:1M,ro,id=a,queues=2,serial=S"])
+    (long,) = parse(controller=["virtio-blk,id=a,queues=2"], disk=["mem:1M,on=a,ro,serial=S"])
+    assert (short.kind, short.id, short.settings) == (long.kind, long.id, long.settings)
     assert short.disks[0].read_only == long.disks[0].read_only is True
     assert short.disks[0].serial == long.disks[0].serial == "S"
 
 
 def test_names_are_given_in_order() -> None:
-    found = parse_controllers(["mem:1M", "mem:1M,id=vda", "mem:1M"], [], [])
+    found = parse(virtio_blk=["mem:1M", "mem:1M,id=vda", "mem:1M"])
     assert [controller.id for controller in found] == ["vdb", "vda", "vdc"]
 
 
 def test_a_controller_option_that_makes_no_sense() -> None:
     for text in ("virtio-blk,id=a,colour=red", "virtio-blk", "floppy,id=a", "virtio-blk,id=a,id=b"):
         with pytest.raises((CliError, SpecError)):
-            parse_controllers([], [text], [])
+            parse(controller=[text])
 
 
 def test_serve_prints_the_arguments_for_front_ends(tmp_path: Path) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from drivebay.cli.controllers import ide_drives, parse_controllers
+from drivebay.cli.controllers import drives_on
 from drivebay.cli.drives import open_drive
 from drivebay.cli.errors import CliError, told
-from drivebay.cli.ide import IdeDrive
+from drivebay.cli.ide import KIND, IdeDrive
 from drivebay.cli.main import main
+
+from .support import parse
 
 
 def drives(*texts: str) -> list[IdeDrive]:
-    return ide_drives(parse_controllers([], [], [], texts))
+    return drives_on(parse(ide=texts), KIND)
 
 
 def places(*texts: str) -> dict[str, tuple[int, int]]:
@@ -51,7 +53,7 @@ def test_names_are_qemus() -> None:
 
 def test_short_and_long_form_say_the_same() -> None:
     short = drives("mem:1M,s,model=M")
-    long = ide_drives(parse_controllers([], ["ide,id=bus"], ["mem:1M,on=bus,s,model=M"]))
+    long = drives_on(parse(controller=["ide,id=bus"], disk=["mem:1M,on=bus,s,model=M"]), KIND)
     assert [d.place for d in short] == [d.place for d in long]
     assert short[0].model == long[0].model == "M"
 
@@ -88,8 +90,8 @@ def test_a_mistake_is_one_line_and_a_hint(texts: list[str], message: str, hint: 
 
 
 def test_two_controllers() -> None:
-    with pytest.raises(CliError, match="two IDE controllers"):
-        ide_drives(parse_controllers([], ["ide,id=a"], ["mem:1M,on=a"], ["mem:1M"]))
+    with pytest.raises(CliError, match="two ide controllers"):
+        drives_on(parse(controller=["ide,id=a"], disk=["mem:1M,on=a"], ide=["mem:1M"]), KIND)
 
 
 IMAGES = {

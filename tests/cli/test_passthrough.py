@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from drivebay.ata.passthrough import Category, PassthroughDrive, RecordedAnswers
-from drivebay.cli.controllers import parse_controllers
+from drivebay.cli import ide as ide_module
+from drivebay.cli import sata as sata_module
 from drivebay.cli.errors import told
-from drivebay.cli.functions import function_of
-from drivebay.controllers.ahci import Ahci
+from drivebay.cli.functions import build_function
 from drivebay.disk.backends import sg
 from drivebay.disk.errors import DiskOpenError
 from drivebay.disk.spec import open_disk
@@ -21,6 +21,8 @@ from drivebay.platform.memory import GuestMemory
 from tests.fixtures import engine_without_threads as engine
 
 __all__ = ["engine"]  # a fixture
+
+from .support import parse
 
 RECORDING = Path(__file__).parent.parent / "passthrough" / "libata-6.1.jsonl"
 
@@ -48,11 +50,11 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def opened(engine: Engine, *ahci: str, ide: tuple[str, ...] = ()) -> list[PassthroughDrive]:
-    [controller] = parse_controllers([], [], [], ide, ahci)
-    function, disks, drives = function_of(controller, GuestMemory.of_size(1 << 20), engine)
-    assert not disks
-    assert isinstance(function, Ahci) == bool(ahci)
-    return drives
+    [controller] = parse(ide=ide, ahci=ahci)
+    build = sata_module.build if ahci else ide_module.build
+    _, found = build_function(build, controller, GuestMemory.of_size(1 << 20), engine)
+    assert not found.disks
+    return [each for each in found.devices if isinstance(each, PassthroughDrive)]
 
 
 def test_it_is_only_read_unless_more_is_allowed(engine: Engine) -> None:
@@ -84,7 +86,7 @@ def test_more_is_named(engine: Engine) -> None:
 )
 def test_a_mistake_is_one_line(text: str, message: str) -> None:
     with pytest.raises(Exception) as caught:
-        parse_controllers([], [], [], [], [text])
+        parse(ahci=[text])
     known = told(caught.value)
     assert known is not None
     assert message in str(known)

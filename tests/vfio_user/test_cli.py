@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from drivebay.cli.backend import Backend
-from drivebay.cli.controllers import parse_controllers
 from drivebay.cli.errors import CliError
 from drivebay.cli.main import main
 from drivebay.testing.vfio_user import Monitor
+from tests.cli.support import parse
 
 
 def test_a_served_ide_function_is_native_and_answers(tmp_path: Path) -> None:
@@ -62,16 +62,16 @@ def test_what_it_prints(tmp_path: Path) -> None:
 
 def test_one_controller_has_one_socket() -> None:
     with pytest.raises(CliError, match="socket=a"):
-        parse_controllers([], [], [], ["mem:1M,socket=a", "mem:1M,socket=b"])
-    (config,) = parse_controllers([], [], [], ["mem:1M", "mem:1M,socket=b"])
+        parse(ide=["mem:1M,socket=a", "mem:1M,socket=b"])
+    (config,) = parse(ide=["mem:1M", "mem:1M,socket=b"])
     assert config.socket == "b"
-    (config,) = parse_controllers([], ["ide,id=x,socket=c"], ["mem:1M,on=x"])
+    (config,) = parse(controller=["ide,id=x,socket=c"], disk=["mem:1M,on=x"])
     assert config.socket == "c"
 
 
 def test_a_controller_without_drives_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--controller", "ide,id=x"]) == 1
-    assert "has no drives" in capsys.readouterr().err
+    assert "has no disks" in capsys.readouterr().err
 
 
 def test_a_disk_that_is_no_dvd_is_told(capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from drivebay.cli.backend import Backend
-from drivebay.cli.controllers import check_servable, controller_options, parse_controllers
+from drivebay.cli.controllers import Words, check_servable, controller_options, parse_controllers
 from drivebay.cli.errors import CliError
 from drivebay.cli.frontends import bootable
 from drivebay.cli.terminal import print_json, progress, stream
@@ -55,12 +55,7 @@ FIRMWARE = {"seabios": "seabios/bios-256k.bin", "ovmf": "OVMF/OVMF_CODE_4M.fd"}
 )
 @click.argument("qemu_args", nargs=-1, type=click.UNPROCESSED)
 def command(
-    virtio_blk: Sequence[str],
-    ide: Sequence[str],
-    ahci: Sequence[str],
-    nvme: Sequence[str],
-    controllers: Sequence[str],
-    disks: Sequence[str],
+    words: Words,
     script: str | None,
     kernel: str | None,
     initrd: str | None,
@@ -91,9 +86,7 @@ def command(
     if host == "unicorn":
         from drivebay.cli import boot_unicorn
 
-        drives = boot_unicorn.drives_of(
-            parse_controllers(virtio_blk, controllers, disks, ide, ahci, nvme, may_be_none=True)
-        )
+        drives = boot_unicorn.drives_of(parse_controllers(words, may_be_none=True))
         if script is not None or kernel or initrd or append or accel or cpus > 1 or qemu_args:
             raise CliError("--host unicorn runs firmware on one CPU", "say no more than --firmware")
         known = firmware in (None, "seabios")
@@ -101,21 +94,17 @@ def command(
         return boot_unicorn.boot(drives, path, memory, timeout, as_json)
 
     # Mistakes first, before anything starts.
-    configs = parse_controllers(virtio_blk, controllers, disks, ide, ahci, nvme)
+    configs = parse_controllers(words)
     check_servable(configs)
     if kernel and firmware:
         raise CliError("--kernel and --firmware are two ways to boot", "choose one")
     if script is not None and (kernel or firmware):
         raise CliError("--run needs the guest that we know", "leave --kernel and --firmware out")
     qemu = find_qemu(progress)
-    if not qemu.has_vfio_user and any(config.over_vfio_user for config in configs):
+    if not qemu.has_vfio_user and any(config.kind.vfio_user for config in configs):
         version = ".".join(map(str, qemu.version))
         raise CliError(f"QEMU {version} has no vfio-user-pci for PCI functions", "QEMU 10.1 has it")
-    words = [("--virtio-blk", virtio_blk), ("--ide", ide), ("--ahci", ahci), ("--nvme", nvme)]
-    words += [("--controller", controllers), ("--disk", disks)]
-    with Backend(
-        [word for option, texts in words for text in texts for word in (option, text)]
-    ) as backend:
+    with Backend([each for name, text in words for each in (f"--{name}", text)]) as backend:
         arguments = backend.qemu_arguments(qemu.version)
         arguments = [*(bootable(arguments) if firmware else arguments), *qemu_args]
         common: dict[str, Any] = {"memory": memory, "cpus": cpus, "accel": accel or "auto"}

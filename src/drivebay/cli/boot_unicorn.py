@@ -9,10 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from drivebay.cli.controllers import ControllerConfig, ide_drives
+from drivebay.cli import ide
+from drivebay.cli.controllers import drives_on
 from drivebay.cli.drives import open_drive
 from drivebay.cli.errors import CliError
 from drivebay.cli.ide import IdeDrive
+from drivebay.cli.kind import ControllerConfig
 from drivebay.cli.memory import parse_memory
 from drivebay.cli.terminal import print_json, progress, stream
 
@@ -30,9 +32,9 @@ SERIAL_CONSOLE: Final = 0x3F8
 
 def drives_of(controllers: Sequence[ControllerConfig]) -> list[IdeDrive]:
     """The drives, each with its place. Raises `CliError` for what this PC does not carry."""
-    if any(controller.kind != "ide" for controller in controllers):
+    if any(controller.kind is not ide.KIND for controller in controllers):
         raise CliError("--host unicorn has IDE drives only", "--ide mem:64M, or leave --host out")
-    drives = ide_drives(controllers)
+    drives: list[IdeDrive] = drives_on(controllers, ide.KIND)
     for drive in drives:
         if drive.on_error == "stop":
             raise CliError(

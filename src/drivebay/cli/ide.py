@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from drivebay.cli.drives import DRIVE_FLAGS, DRIVE_KEYS, Drive, check_names, said_of, taken
 from drivebay.cli.errors import CliError
+from drivebay.cli.functions import Opened, check_drives, qemu, serve_function
+from drivebay.cli.kind import ControllerConfig, Kind
 from drivebay.disk.spec import Attachment
 
-__all__ = ["IDE_FLAGS", "IDE_KEYS", "IdeDrive", "ide_drive", "place"]
+if TYPE_CHECKING:
+    from drivebay.platform.engine import Engine
+    from drivebay.platform.memory import GuestMemory
+    from drivebay.platform.pci import PciFunction, PciIdentity
+
+__all__ = ["KIND", "IdeDrive", "native_ide"]
 
 IDE_FLAGS: Final = ("p", "s", "0", "1", *DRIVE_FLAGS)
 IDE_KEYS: Final = DRIVE_KEYS
@@ -89,3 +96,47 @@ def _taken(drive: IdeDrive, placed: Mapping[tuple[int, int], IdeDrive]) -> CliEr
     places = " and ".join(f"{CHANNELS[channel]} unit {unit}" for channel, unit in wanted)
     free = [f"{'ps'[channel]},{unit}" for channel, unit in PLACES if (channel, unit) not in placed]
     return taken(drive, places, (placed[spot] for spot in wanted), free)
+
+
+def native_ide() -> PciIdentity:
+    """A PIIX4 whose channels come up in native mode, as no function over vfio-user has ports 0x1F0
+    and 0x170: Linux gives an IDE function its BARs only if it says so when it is found. The chip
+    could not, but its drivers never ask the chip: `ata_piix` looks at the programming interface and
+    works native channels as any other, with DMA, where `ata_generic` would leave an Intel function
+    alone, and any unknown one in PIO. SeaBIOS knows no chips and takes what the programming
+    interface says.
+    """
+    from drivebay.platform.pci import PciIdentity
+
+    return PciIdentity(0x8086, 0x7111, 0x010185, revision=1)
+
+
+def build(
+    controller: ControllerConfig, memory: GuestMemory, engine: Engine, opened: Opened
+) -> PciFunction:
+    """The function with its drives."""
+    from drivebay.controllers.ide import PiixIde
+    from drivebay.platform.interrupts import Line
+
+    nowhere = (Line(lambda _level: None), Line(lambda _level: None))  # they are of compatibility
+    piix = PiixIde(memory, nowhere, native_ide(), switchable=True)
+    for drive in controller.disks:
+        channel, unit = drive.place
+        piix.attach(channel, unit, opened.drive(drive, engine))
+    return piix
+
+
+KIND: Final = Kind(
+    name="ide",
+    form="SPEC[,ro][,p|s][,0|1][,dvd][,serial=S][,model=M][,firmware=F][,on-error=stop|report]"
+    "[,socket=PATH]",
+    help="An IDE drive on the primary or secondary channel, unit 0 or 1.",
+    attach=ide_drive,
+    place=place,
+    serve=serve_function(build),
+    check=check_drives,
+    qemu=qemu,
+    disk_flags=IDE_FLAGS,
+    disk_keys=IDE_KEYS,
+    vfio_user=True,
+)

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from drivebay.cli.drives import taken
 from drivebay.cli.errors import CliError
+from drivebay.cli.functions import Opened, qemu, serve_function
+from drivebay.cli.kind import ControllerConfig, Kind, Options, number
+from drivebay.cli.memory import parse_memory
 from drivebay.disk.spec import Attachment
 
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
+    from drivebay.platform.engine import Engine
+    from drivebay.platform.memory import GuestMemory
+    from drivebay.platform.pci import PciFunction
 
-__all__ = [
-    "NVME_FLAGS",
-    "NVME_KEYS",
-    "NvmeDisk",
-    "nvme_disk",
-    "open_namespace",
-    "place",
-    "serial_of",
-]
+__all__ = ["KIND", "NvmeDisk", "NvmeSettings"]
 
 NVME_FLAGS: Final = ("ro",)
 NVME_KEYS: Final = ("nsid", "block", "serial")
 MOST_NAMESPACES: Final = 256
 BLOCKS: Final = ("512", "4096")
 SERIAL_ROOM: Final = 20
+QUEUES: Final = 64
 
 
 @dataclass(frozen=True)
@@ -104,3 +104,68 @@ def open_namespace(wanted: NvmeDisk) -> Disk:
         disk.close()
         raise CliError(f"{text}: block={wanted.block}", f"the disk has sectors of {size} bytes")
     return disk
+
+
+@dataclass(frozen=True)
+class NvmeSettings:
+    """What was said of the controller."""
+
+    queues: int = QUEUES
+    spare: int = 0
+    """Bytes of memory of which hosts may make namespaces of their own."""
+
+
+def settings(options: Options, text: str) -> NvmeSettings:
+    """What checked options of a controller say. Raises `CliError`."""
+    spare = options.get("spare")
+    return NvmeSettings(
+        number(options, "queues", 1, QUEUES, text, QUEUES),
+        0 if spare is None else parse_memory(f"{text}: spare", str(spare)),
+    )
+
+
+def build(
+    controller: ControllerConfig, memory: GuestMemory, engine: Engine, opened: Opened
+) -> PciFunction:
+    """The controller with its namespaces. Hosts tell subsystems apart by their names, so no two
+    have the same.
+    """
+    from drivebay.controllers.nvme import Nvme, Subsystem
+    from drivebay.disk.backends.ram import RamDisk
+    from drivebay.platform.engine import Lookout
+
+    def in_memory(size: int, sector_size: int) -> Disk:
+        return RamDisk(size, sector_size=sector_size)
+
+    said: NvmeSettings = controller.settings
+    own = hashlib.sha256(f"{controller.id} {controller.socket}".encode()).hexdigest()
+    nqn = f"nqn.2014-08.org.nvmexpress:uuid:{own[:8]}-{own[8:12]}-5{own[13:16]}-8{own[17:20]}"
+    subsystem = Subsystem(
+        serial=serial_of(controller.disks) or own[:20].upper(),
+        nqn=f"{nqn}-{own[20:32]}",
+        create=in_memory if said.spare else None,
+        capacity=said.spare,
+    )
+    nvme = Nvme(memory, engine, subsystem=subsystem, queues=said.queues, linger=Lookout(engine))
+    for namespace in controller.disks:
+        disk = opened.disk(open_namespace(namespace))
+        nvme.add(namespace.place, disk, lba_size=namespace.block)
+    opened.devices.append(nvme)
+    return nvme
+
+
+KIND: Final = Kind(
+    name="nvme",
+    form="SPEC[,ro][,nsid=N][,block=512|4096][,serial=S][,socket=PATH]",
+    help="A namespace of an NVMe controller.",
+    attach=nvme_disk,
+    place=place,
+    settings=settings,
+    may_be_empty=lambda said: said.spare > 0,
+    serve=serve_function(build),
+    qemu=qemu,
+    keys=("queues", "spare"),
+    disk_flags=NVME_FLAGS,
+    disk_keys=NVME_KEYS,
+    vfio_user=True,
+)

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from drivebay.cli.controllers import (
-    ControllerConfig,
-    controller_options,
-    ide_drives,
-    parse_controllers,
-)
+from drivebay.cli import ide, sata, virtio_blk
+from drivebay.cli.controllers import Words, controller_options, drives_on, parse_controllers
 from drivebay.cli.drives import open_drive
 from drivebay.cli.errors import CliError
 from drivebay.cli.ide import IdeDrive
+from drivebay.cli.kind import ControllerConfig
 from drivebay.cli.memory import parse_memory
 from drivebay.cli.sata import SataDrive
 
@@ -47,12 +44,7 @@ def command(
     qmp_path: str | None,
     memory: str,
     legacy: bool,
-    virtio_blk: Sequence[str],
-    ide: Sequence[str],
-    ahci: Sequence[str],
-    nvme: Sequence[str],
-    controllers: Sequence[str],
-    disks: Sequence[str],
+    words: Words,
 ) -> int:
     """Run a machine for device tests that speak QEMU's qtest protocol.
 
@@ -68,7 +60,7 @@ def command(
     from drivebay.hosts.qtest.server import QtestHost
     from drivebay.platform.engine import Engine
 
-    configs = parse_controllers(virtio_blk, controllers, disks, ide, ahci, nvme, may_be_none=True)
+    configs = parse_controllers(words, may_be_none=True)
     _check(machine, configs, legacy)
     ram_size = parse_memory("--m", memory)
     with ExitStack() as stack:
@@ -89,11 +81,11 @@ def command(
 
 def _check(machine: str, configs: Sequence[ControllerConfig], legacy: bool) -> None:
     """Raise `CliError` for a controller that the machine has no place for."""
-    wanted = {"pc": "ide", "q35": "ahci", "virt": "virtio-blk"}[machine]
+    wanted = {"pc": ide.KIND, "q35": sata.KIND, "virt": virtio_blk.KIND}[machine]
     for config in configs:
-        if config.kind != wanted:
-            refused = f"--machine {machine} has no place for {config.kind}"
-            raise CliError(refused, f"it has a place for {wanted}")
+        if config.kind is not wanted:
+            refused = f"--machine {machine} has no place for {config.kind.name}"
+            raise CliError(refused, f"it has a place for {wanted.name}")
         if config.socket is not None:
             raise CliError(f"{config.id}: socket={config.socket}", "there is none for a controller")
     if machine == "virt" and len(configs) > 1:
@@ -132,18 +124,18 @@ def _plug(
         except MachineError as error:
             raise CliError(f"{name}: {error}") from None
 
-    drives: list[IdeDrive | SataDrive] = [*ide_drives(configs)]
-    drives += [drive for config in configs for drive in config.sata]
+    drives: list[IdeDrive | SataDrive] = drives_on(configs, ide.KIND)
+    drives += drives_on(configs, sata.KIND)
     for drive in drives:
         driver, stop = "ide-cd" if drive.dvd else "ide-hd", drive.on_error == "stop"
         plug(driver, drive.name, open_drive(drive), _properties(drive), stop)
     for config in configs:
-        for attached in config.disks:
+        for attached in config.disks if config.kind is virtio_blk.KIND else ():
             options: dict[str, object] = {
                 "serial": attached.serial,
-                "num-queues": config.queues,
-                "queue-size": config.queue_size,
-                "packed": config.packed,
+                "num-queues": config.settings.queues,
+                "queue-size": config.settings.queue_size,
+                "packed": config.settings.packed,
             }
             disk = attached.attachment.disk.open(attached.read_only)
             plug("virtio-blk-device", config.id, disk, options, stop=False)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from drivebay.cli.drives import DRIVE_FLAGS, DRIVE_KEYS, Drive, check_names, said_of, taken
 from drivebay.cli.errors import CliError
+from drivebay.cli.functions import Opened, check_drives, qemu, serve_function
+from drivebay.cli.kind import ControllerConfig, Kind
 from drivebay.disk.spec import Attachment
 
-__all__ = ["LEAST_PORTS", "SATA_FLAGS", "SATA_KEYS", "SataDrive", "place", "sata_drive"]
+if TYPE_CHECKING:
+    from drivebay.platform.engine import Engine
+    from drivebay.platform.memory import GuestMemory
+    from drivebay.platform.pci import PciFunction
+
+__all__ = ["KIND", "SataDrive"]
 
 SATA_FLAGS: Final = DRIVE_FLAGS
 SATA_KEYS: Final = ("port", *DRIVE_KEYS)
@@ -63,3 +70,31 @@ def place(drives: Iterable[SataDrive]) -> list[SataDrive]:
     found = [placed[port] for port in sorted(placed)]
     check_names(found)
     return found
+
+
+def build(
+    controller: ControllerConfig, memory: GuestMemory, engine: Engine, opened: Opened
+) -> PciFunction:
+    """The adapter with its drives."""
+    from drivebay.controllers.ahci import Ahci
+
+    ports = max(LEAST_PORTS, *(drive.place + 1 for drive in controller.disks))
+    ahci = Ahci(memory, engine, ports=ports)
+    for drive in controller.disks:
+        ahci.attach(drive.place, opened.drive(drive, engine))
+    return ahci
+
+
+KIND: Final = Kind(
+    name="ahci",
+    form="SPEC[,ro][,port=N][,dvd][,serial=S][,model=M][,firmware=F][,socket=PATH]",
+    help="A SATA drive on an AHCI controller.",
+    attach=sata_drive,
+    place=place,
+    serve=serve_function(build),
+    check=check_drives,
+    qemu=qemu,
+    disk_flags=SATA_FLAGS,
+    disk_keys=SATA_KEYS,
+    vfio_user=True,
+)

@@ -17,12 +17,13 @@ import click
 
 from drivebay.cli import frontends
 from drivebay.cli.controllers import (
-    ControllerConfig,
+    Words,
     check_servable,
     controller_options,
     parse_controllers,
 )
 from drivebay.cli.errors import CliError, told
+from drivebay.cli.kind import ControllerConfig
 from drivebay.cli.supervisor import end_with_parent, supervise
 from drivebay.cli.terminal import print_json
 from drivebay.hosts.vhost_user.server import inherited_sockets, listen
@@ -35,12 +36,7 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
 @click.option("--exit-with-parent", is_flag=True, help="End when the parent process ends.")
 def command(
-    virtio_blk: Sequence[str],
-    ide: Sequence[str],
-    ahci: Sequence[str],
-    nvme: Sequence[str],
-    controllers: Sequence[str],
-    disks: Sequence[str],
+    words: Words,
     as_json: bool,
     exit_with_parent: bool,
 ) -> int:
@@ -58,7 +54,7 @@ def command(
     """
     if exit_with_parent:
         end_with_parent(os.getppid())
-    configs = parse_controllers(virtio_blk, controllers, disks, ide, ahci, nvme)
+    configs = parse_controllers(words)
     check_servable(configs)
     with ExitStack() as stack:
         listeners = _listeners(configs, stack)
@@ -143,14 +139,14 @@ def _line(config: ControllerConfig, size: int) -> dict[str, Any]:
     assert config.socket is not None
     line = {
         "id": config.id,
-        "kind": config.kind,
+        "kind": config.kind.name,
         "disk": " and ".join(attachment.disk.text for attachment in config.attachments),
         "size": size,
         "socket": config.socket,
-        "qemu": frontends.qemu(config, config.socket),
+        "qemu": config.kind.qemu(config, config.socket),
     }
-    if config.kind == "virtio-blk":
-        line["cloud-hypervisor"] = frontends.cloud_hypervisor(config, config.socket)
+    if config.kind.cloud_hypervisor is not None:
+        line["cloud-hypervisor"] = config.kind.cloud_hypervisor(config, config.socket)
     return line
 
 
@@ -169,8 +165,8 @@ def _print_ready(lines: Sequence[dict[str, Any]]) -> None:
     click.echo(f"process {os.getppid()}: Ctrl-C or SIGTERM ends it, SIGHUP looks at sizes again")
     click.echo(f"QEMU also needs shared memory: {join(frontends.SHARED_MEMORY)}")
     click.echo("                               -machine q35,memory-backend=mem -m 1G")
-    if any(line["kind"] == "virtio-blk" for line in lines):
+    if any("reconnect-ms" in " ".join(line["qemu"]) for line in lines):
         click.echo("QEMU before 9.2 says reconnect=1 for reconnect-ms=100.")
-    if any(line["kind"] != "virtio-blk" for line in lines):
+    if any("vfio-user" in " ".join(line["qemu"]) for line in lines):
         click.echo("vfio-user-pci needs QEMU 10.1, and is not attached again if we end.")
     sys.stdout.flush()

@@ -63,6 +63,11 @@ class BlockStatistics:
         """All of them."""
         return self.reads + self.writes + self.flushes + self.other
 
+    def as_dict(self) -> dict[str, int]:
+        """By name, as JSON has them."""
+        names = ("requests", "reads", "read_bytes", "writes", "write_bytes", "flushes", "errors")
+        return {name.replace("_", "-"): getattr(self, name) for name in names}
+
 
 class BlockDevice(RingDevice):
     """A virtio block device on `engine` for `disk`, with `queues` request queues.

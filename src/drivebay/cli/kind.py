@@ -1,0 +1,114 @@
+"""What a kind of controller is to the command line: each has a module that says it all.
+
+``--controller KIND,id=NAME,...`` with ``--disk SPEC,on=NAME,...`` says all there is to say; the
+kind's own option, as ``--ide SPEC,...``, says both at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from drivebay.cli.errors import CliError
+from drivebay.disk.spec import Attachment
+
+if TYPE_CHECKING:
+    import socket
+
+    from drivebay.disk.contract import Disk
+    from drivebay.hosts.connection import SocketServer
+    from drivebay.platform.engine import Engine
+
+__all__ = ["AtRest", "Attached", "ControllerConfig", "Kind", "Options", "Served", "number"]
+
+Options = Mapping[str, str | bool]
+"""What was said after a disk or a controller, checked: flags are booleans, keys have strings."""
+
+
+class Attached(Protocol):
+    """A disk on a controller, as its kind describes it."""
+
+    @property
+    def attachment(self) -> Attachment:
+        """What was said."""
+
+
+class AtRest(Protocol):
+    """What must have ended its commands before its disks are closed."""
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether it has."""
+
+
+@dataclass
+class Served:
+    """A controller on its socket, the disks that were opened for it, and what works on them."""
+
+    server: SocketServer
+    disks: list[Disk]
+    devices: Sequence[AtRest] = ()
+    statistics: Callable[[], dict[str, int]] | None = None
+    """What it has done, where that is counted."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of controller."""
+
+    name: str
+    form: str
+    """How its option is written, after the name."""
+    help: str
+    attach: Callable[[Attachment, Options], Any]
+    """The disk that checked options describe. Raises `CliError` or `SpecError`."""
+    serve: Callable[[ControllerConfig, Engine, socket.socket], Served]
+    """Open the disks and serve them on the socket. Raises `CliError` and `DiskOpenError`."""
+    qemu: Callable[[ControllerConfig, str], list[str]]
+    """QEMU's arguments for a controller on a socket."""
+    cloud_hypervisor: Callable[[ControllerConfig, str], list[str]] | None = None
+    """Those of cloud-hypervisor, if it has such devices."""
+    flags: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    """Of the controller; every kind knows ``id`` and ``socket``."""
+    disk_flags: tuple[str, ...] = ()
+    disk_keys: tuple[str, ...] = ()
+    place: Callable[[Iterable[Any]], list[Any]] = list
+    """The disks, each with its place. Raises `CliError`."""
+    settings: Callable[[Options, str], Any] = lambda options, text: None
+    """What `flags` and `keys` of the controller said. Raises `CliError`."""
+    may_be_empty: Callable[[Any], bool] = lambda settings: False
+    """Whether a controller with such settings is of use without disks."""
+    check: Callable[[ControllerConfig], None] = lambda controller: None
+    """Raise `CliError` for what a controller cannot do on a socket."""
+    shared: bool = True
+    """All disks of its option are on one controller, or each has its own."""
+    vfio_user: bool = False
+    """It is a PCI function, which goes to a virtual machine by vfio-user."""
+
+
+@dataclass
+class ControllerConfig:
+    """A controller and its disks."""
+
+    kind: Kind
+    id: str
+    socket: str | None = None
+    settings: Any = None
+    """What its kind made of its options."""
+    disks: list[Any] = field(default_factory=list)
+    """As its kind describes them; see `Attached`."""
+
+    @property
+    def attachments(self) -> list[Attachment]:
+        """What its disks are."""
+        return [disk.attachment for disk in self.disks]
+
+
+def number(options: Options, name: str, low: int, high: int, text: str, default: int) -> int:
+    """The number that an option says. Raises `CliError`."""
+    value = str(options.get(name, default))
+    if not value.isascii() or not value.isdigit() or not low <= int(value) <= high:
+        raise CliError(f"{text}: {name}={value}", f"{name} is a number from {low} to {high}")
+    return int(value)

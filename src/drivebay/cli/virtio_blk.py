@@ -1,0 +1,123 @@
+"""``--virtio-blk``: a virtio block device for a disk, over vhost-user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final
+
+from drivebay.cli.errors import CliError
+from drivebay.cli.kind import ControllerConfig, Kind, Options, Served, number
+from drivebay.disk.spec import Attachment
+
+if TYPE_CHECKING:
+    import socket
+
+    from drivebay.platform.engine import Engine
+
+__all__ = ["KIND", "DiskConfig", "Rings", "chardev"]
+
+SERIAL_ROOM: Final = 20
+
+
+@dataclass(frozen=True)
+class DiskConfig:
+    """A disk to attach: what to open, and how."""
+
+    attachment: Attachment
+    read_only: bool = False
+    serial: str | None = None
+
+
+@dataclass(frozen=True)
+class Rings:
+    """What was said of a controller's queues."""
+
+    queues: int = 1
+    queue_size: int = 256
+    packed: bool = False
+    """Offer packed rings; not by default, as User-Mode Linux takes them and cannot say where they
+    start."""
+
+
+def attach(attachment: Attachment, options: Options) -> DiskConfig:
+    """The disk that checked options describe. Raises `CliError`."""
+    serial = options.get("serial")
+    if serial and len(str(serial).encode()) > SERIAL_ROOM:
+        raise CliError(f"serial {serial!r} is too long", f"{SERIAL_ROOM} bytes at most")
+    return DiskConfig(attachment, bool(options.get("ro")), str(serial) if serial else None)
+
+
+def place(disks: Iterable[DiskConfig]) -> list[DiskConfig]:
+    """The one disk. Raises `CliError`."""
+    disks = list(disks)
+    if len(disks) > 1:
+        raise CliError(f"{len(disks)} disks", "a virtio-blk controller has one")
+    return disks
+
+
+def rings(options: Options, text: str) -> Rings:
+    """What checked options of a controller say. Raises `CliError`."""
+    size = number(options, "queue-size", 4, 1024, text, Rings.queue_size)
+    if size & (size - 1):
+        raise CliError(f"{text}: queue-size={size}", "a power of two from 4 to 1024")
+    return Rings(number(options, "queues", 1, 64, text, 1), size, bool(options.get("packed")))
+
+
+def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket) -> Served:
+    """Open the disk and serve it."""
+    from drivebay.controllers.virtio.block import BlockDevice
+    from drivebay.hosts.vhost_user.server import VhostUserServer
+
+    wanted: DiskConfig = controller.disks[0]
+    disk = wanted.attachment.disk.open(wanted.read_only)
+    device = BlockDevice(disk, engine, serial=wanted.serial, **asdict(controller.settings))
+    server = VhostUserServer(device, engine, listener, owned=False)
+    return Served(server, [disk], statistics=device.statistics.as_dict)
+
+
+def chardev(controller: ControllerConfig, socket: str) -> list[str]:
+    """QEMU's way to a vhost-user socket. QEMU before 9.2 counts in seconds: ``reconnect=1``."""
+    path = socket.replace(",", ",,")
+    return ["-chardev", f"socket,id={controller.id},path={path},reconnect-ms=100"]
+
+
+def qemu(controller: ControllerConfig, socket: str) -> list[str]:
+    """QEMU's arguments for a controller."""
+    said: Rings = controller.settings
+    packed = ",packed=on" if said.packed else ""
+    return [
+        *chardev(controller, socket),
+        "-device",
+        f"vhost-user-blk-pci,chardev={controller.id},num-queues={said.queues}"
+        f",queue-size={said.queue_size}{packed}",
+    ]
+
+
+def cloud_hypervisor(controller: ControllerConfig, socket: str) -> list[str]:
+    """cloud-hypervisor's arguments for a controller."""
+    said: Rings = controller.settings
+    return [
+        "--memory",
+        "size=1G,shared=on",
+        "--disk",
+        f"vhost_user=true,socket={socket},num_queues={said.queues},queue_size={said.queue_size}",
+    ]
+
+
+KIND: Final = Kind(
+    name="virtio-blk",
+    form="SPEC[,ro][,socket=PATH][,serial=S][,queues=N][,queue-size=N][,packed][,id=NAME]",
+    help="A virtio block device for a disk such as mem:64M or file:disk.img.",
+    attach=attach,
+    place=place,
+    settings=rings,
+    serve=serve,
+    qemu=qemu,
+    cloud_hypervisor=cloud_hypervisor,
+    flags=("packed",),
+    keys=("queues", "queue-size"),
+    disk_flags=("ro",),
+    disk_keys=("serial",),
+    shared=False,
+)
