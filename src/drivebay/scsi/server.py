@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+from drivebay.disk.contract import Buffers, Operation
 from drivebay.scsi import cdb as cdbs
 from drivebay.scsi.inquiry import Identity
 from drivebay.scsi.mode import ModeHeader6, ModeHeader10, ModePages
@@ -79,6 +80,10 @@ class DeviceServer:
     ) -> None:
         self.identity, self.pages = identity, pages
         self._tells = unit_attention
+        self.when_told: Callable[[Sense], None] = lambda _sense: None
+        """Called with each unit attention that there is from now on."""
+        self.when_aborted: Callable[[], None] = lambda: None
+        """Called when another initiator has this one's commands aborted."""
         self._attentions: list[Sense] = []
         self.attention(POWER_ON_OR_RESET)
 
@@ -100,6 +105,14 @@ class DeviceServer:
         if command.needs:
             self.admit(command)
         return command.parse(self, command.cdb.unpack(cdb))
+
+    def direct(
+        self, cdb: bytes, data_in: Buffers, data_out: Buffers
+    ) -> tuple[int, Operation] | None:
+        """The whole of `cdb` in one step, and how many bytes it moves, where nothing speaks against
+        it. None for whatever is not the most usual of commands: `execute` it.
+        """
+        return None
 
     def _action(self, cdb: bytes) -> Command:
         """The command that a service action names, SPC-4."""
@@ -123,6 +136,7 @@ class DeviceServer:
         """Tell the initiator `sense` once, after what it has not been told yet."""
         if self._tells and sense not in self._attentions:
             self._attentions.append(sense)
+            self.when_told(sense)
 
     def forget(self, sense: Sense) -> None:
         """Do not tell it: it is no longer so, or has been told."""

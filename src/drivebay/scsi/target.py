@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from drivebay.disk.buffers import cut
@@ -21,14 +22,16 @@ from drivebay.platform.logs import RationedLog
 from drivebay.scsi import cdb as cdbs
 from drivebay.scsi.inquiry import StandardInquiry
 from drivebay.scsi.opcodes import Opcode
-from drivebay.scsi.replies import Reply, nothing
+from drivebay.scsi.replies import Action, Reply, nothing
 from drivebay.scsi.sense import (
     COMMANDS_CLEARED_BY_ANOTHER_INITIATOR,
     INTERNAL_TARGET_FAILURE,
     INVALID_FIELD_IN_CDB,
     LOGICAL_UNIT_NOT_SUPPORTED,
+    NO_SENSE,
     REPORTED_LUNS_DATA_HAS_CHANGED,
     CheckCondition,
+    Sense,
 )
 from drivebay.scsi.server import DeviceServer, request_sense
 from drivebay.scsi.status import Aborted, Conflict, Status
@@ -42,6 +45,11 @@ guest_log = RationedLog(log)
 
 MOST_LUNS: Final = 1 << 14
 """Of flat space addressing, SAM-5 section 4.7.7.3."""
+WELL_KNOWN: Final = MOST_LUNS
+"""The number of the REPORT LUNS well known logical unit, which every target has (SPC-4 section 8.2).
+"""
+WELL_KNOWN_FIELD: Final = 0xC101
+WELL_KNOWN_UNIT: Final = 0x1E
 NO_UNIT: Final = 0x7F
 """Peripheral qualifier 3, device type 1F: there can be no unit here (SPC-4 table 173)."""
 
@@ -66,6 +74,8 @@ class Outcome:
     """The command has more data than there was memory for: nothing was done."""
     aborted: bool = False
     """It was given up: its initiator wants no answer, or is told that it was aborted."""
+    reset: bool = False
+    """It was given up by a reset."""
 
 
 Done = Callable[[Outcome], None]
@@ -77,6 +87,7 @@ class Request:
     """A command on its way. `tag` is the transport's own name for it."""
 
     unit: DeviceServer
+    tasks: _TaskSet
     cdb: bytes
     tag: int
     data_in: Buffers
@@ -85,39 +96,54 @@ class Request:
     attribute: Attribute
     running: Running | None = None
     ended: bool = False
-    then: list[Callable[[], None]] = field(default_factory=list)
+    reset: bool = False
+    """It is given up by a reset."""
+    then: Sequence[Then] = ()
     """Called when it has ended, after `done`."""
 
     def cancel(self) -> None:
         """Give it up. Its `done` is told that it was aborted, at once or when it could be."""
         if self.running is not None:
             self.running.cancel()
+        elif not self.ended:
+            self.tasks.waiting.remove(self)
+            self.end(Outcome(Status.TASK_ABORTED, aborted=True, reset=self.reset))
+
+    def end(self, outcome: Outcome) -> None:
+        """It has ended."""
+        self.ended = True
+        self.done(outcome)
+        for then in self.then:
+            then()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _TaskSet:
-    """The tasks of a unit: those that run, and those that wait for an ordered one."""
+    """The tasks of a unit: those that run, and those that wait for them (SAM-5 section 8)."""
 
     running: dict[Request, None] = field(default_factory=dict)
     waiting: deque[Request] = field(default_factory=deque)
-    ordered: int = 0
-    """Of those that run: nobody but the head of the queue passes one."""
+    firsts: int = 0
+    """Of those that run: ordered ones and heads of the queue, which no simple one passes."""
+    going_on: bool = False
 
     def must_wait(self, request: Request) -> bool:
         """Whether it has to wait for one that runs."""
-        return self.ordered > 0 or (
-            request.attribute is Attribute.ORDERED and len(self.running) > 0
-        )
+        if request.attribute is Attribute.SIMPLE:
+            return self.firsts > 0
+        return request.attribute is Attribute.ORDERED and bool(self.running)
 
 
 class Target:
-    """Logical units by number. `hot` listeners hear of units that come and go."""
+    """Logical units by number."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._units: dict[int, DeviceServer] = {}
         self._tasks: dict[int, _TaskSet] = {}
+        self._leaving: list[_TaskSet] = []
         self._listeners: list[Callable[[int, bool], None]] = []
+        self._told: list[Callable[[int, Sense], None]] = []
 
     # -- units -----------------------------------------------------------------------------------
 
@@ -139,14 +165,24 @@ class Target:
         self._changed()
         self._units[lun] = unit
         self._tasks[lun] = _TaskSet()
+        unit.when_told = partial(self._tell, lun)
+        unit.when_aborted = partial(self._preempted, lun)
         for listener in self._listeners:
             listener(lun, True)
 
-    def remove(self, lun: int) -> DeviceServer:
-        """Take the unit away; what it was doing is aborted. Raises `KeyError` if there is none."""
-        unit = self._units.pop(lun)
-        self.abort_task_set(lun)
-        del self._tasks[lun]
+    def remove(self, lun: int, then: Then = nothing) -> DeviceServer:
+        """Take the unit away. What it was doing is aborted; `then` is called when nothing of it is
+        under way any more. Raises `KeyError` if there is none.
+        """
+        unit, tasks = self._units.pop(lun), self._tasks.pop(lun)
+        unit.when_told, unit.when_aborted = ignore, nothing
+        self._leaving.append(tasks)
+
+        def gone() -> None:
+            self._leaving.remove(tasks)
+            then()
+
+        _abort([*tasks.running, *tasks.waiting], gone)
         self._changed()
         for listener in self._listeners:
             listener(lun, False)
@@ -156,6 +192,14 @@ class Target:
         """Call ``listener(lun, added)`` when a unit has come or gone."""
         self._listeners.append(listener)
 
+    def on_attention(self, listener: Callable[[int, Sense], None]) -> None:
+        """Call ``listener(lun, sense)`` when a unit has a unit attention to tell."""
+        self._told.append(listener)
+
+    def _tell(self, lun: int, sense: Sense) -> None:
+        for listener in self._told:
+            listener(lun, sense)
+
     def _changed(self) -> None:
         for unit in self._units.values():
             unit.attention(REPORTED_LUNS_DATA_HAS_CHANGED)
@@ -163,7 +207,9 @@ class Target:
     @property
     def at_rest(self) -> bool:
         """Whether no command is under way."""
-        return not any(tasks.running or tasks.waiting for tasks in self._tasks.values())
+        return not self._leaving and not any(
+            tasks.running or tasks.waiting for tasks in self._tasks.values()
+        )
 
     # -- commands --------------------------------------------------------------------------------
 
@@ -183,38 +229,71 @@ class Target:
         """
         unit = self._units.get(lun)
         if unit is None or (cdb and cdb[0] == Opcode.REPORT_LUNS):
-            done(self._answer(unit, cdb, data_in))
+            done(self._answer(lun, unit, cdb, data_in))
             return None
         tasks = self._tasks[lun]
-        request = Request(unit, cdb, tag, data_in, data_out, done, attribute)
-        if attribute is not Attribute.HEAD_OF_QUEUE and (tasks.waiting or tasks.must_wait(request)):
+        request = Request(unit, tasks, cdb, tag, data_in, data_out, done, attribute)
+        if tasks.must_wait(request) or (tasks.waiting and attribute is not Attribute.HEAD_OF_QUEUE):
             tasks.waiting.append(request)
         else:
             self._start(tasks, request)
         return None if request.ended else request
 
     def _start(self, tasks: _TaskSet, request: Request) -> None:
-        ordered = request.attribute is Attribute.ORDERED
-        tasks.running[request] = None
-        tasks.ordered += ordered
+        """Take its first step, which mostly is the last: then it was in no task set."""
+        direct = request.unit.direct(request.cdb, request.data_in, request.data_out)
+        if direct is None:
+            self._run(tasks, request)
+            return
+        moved, operation = direct
+        try:
+            suspension = next(operation.__await__(), None)
+        except Exception as error:
+            request.end(_failed(request, error))
+            return
+        if suspension is None:
+            request.end(Outcome(Status.GOOD, transferred=moved))
+            return
+        self._enter(tasks, request)
+        ended = partial(self._ended, tasks, request, moved)
+        request.running = Running(self._engine, operation, ended, suspension)
 
-        def ended(outcome: Any, error: BaseException | None) -> None:
-            del tasks.running[request]
-            tasks.ordered -= ordered
-            self._end(request, _failed(request, error) if error is not None else outcome)
-            while tasks.waiting and not tasks.must_wait(tasks.waiting[0]):
-                self._start(tasks, tasks.waiting.popleft())
-
+    def _run(self, tasks: _TaskSet, request: Request) -> None:
+        self._enter(tasks, request)
+        ended = partial(self._ended, tasks, request, None)
         request.running = self._engine.start(_perform(request), ended)
 
     @staticmethod
-    def _end(request: Request, outcome: Outcome) -> None:
-        request.ended = True
-        request.done(outcome)
-        for then in request.then:
-            then()
+    def _enter(tasks: _TaskSet, request: Request) -> None:
+        tasks.running[request] = None
+        tasks.firsts += request.attribute is not Attribute.SIMPLE
 
-    def _answer(self, unit: DeviceServer | None, cdb: bytes, data_in: Buffers) -> Outcome:
+    def _ended(
+        self,
+        tasks: _TaskSet,
+        request: Request,
+        moved: int | None,
+        outcome: Any,
+        error: BaseException | None,
+    ) -> None:
+        """It has ended, after it had to wait, or the long way."""
+        del tasks.running[request]
+        tasks.firsts -= request.attribute is not Attribute.SIMPLE
+        if error is not None:
+            outcome = _failed(request, error)
+        elif moved is not None:
+            outcome = Outcome(Status.GOOD, transferred=moved)
+        request.end(outcome)
+        if tasks.going_on:  # those that end at once must not stand on each other's shoulders
+            return
+        tasks.going_on = True
+        try:
+            while tasks.waiting and not tasks.must_wait(tasks.waiting[0]):
+                self._start(tasks, tasks.waiting.popleft())
+        finally:
+            tasks.going_on = False
+
+    def _answer(self, lun: int, unit: DeviceServer | None, cdb: bytes, data_in: Buffers) -> Outcome:
         """What is answered by the target itself: REPORT LUNS, and whatever asks no unit."""
         try:
             if cdb and cdb[0] == Opcode.REPORT_LUNS:
@@ -225,9 +304,13 @@ class Target:
                 asked = _unpack(cdbs.Inquiry, cdb)
                 if asked.flags:
                     raise CheckCondition(INVALID_FIELD_IN_CDB)
-                task = Reply(StandardInquiry(peripheral=NO_UNIT).pack(), asked.allocation_length)
+                what = WELL_KNOWN_UNIT if lun == WELL_KNOWN else NO_UNIT
+                task = Reply(StandardInquiry(peripheral=what).pack(), asked.allocation_length)
             elif cdb and cdb[0] == Opcode.REQUEST_SENSE:
-                task = request_sense(_unpack(cdbs.RequestSense, cdb), LOGICAL_UNIT_NOT_SUPPORTED)
+                sense = NO_SENSE if lun == WELL_KNOWN else LOGICAL_UNIT_NOT_SUPPORTED
+                task = request_sense(_unpack(cdbs.RequestSense, cdb), sense)
+            elif cdb and cdb[0] == Opcode.TEST_UNIT_READY and lun == WELL_KNOWN:
+                task = Action()
             else:
                 raise CheckCondition(LOGICAL_UNIT_NOT_SUPPORTED)
         except CheckCondition as condition:
@@ -241,6 +324,8 @@ class Target:
         if asked.select_report > 2:
             raise CheckCondition(INVALID_FIELD_IN_CDB)
         luns = [] if asked.select_report == 1 else [lun_field(lun) for lun in self.luns or [0]]
+        if asked.select_report:
+            luns.append(lun_field(WELL_KNOWN))
         data = (8 * len(luns)).to_bytes(4) + bytes(4) + b"".join(luns)
         return Reply(data, asked.allocation_length)
 
@@ -258,13 +343,13 @@ class Target:
         """ABORT TASK. The `done` of what is aborted is told so; `then` is called when nothing of
         it is under way any more, here and below.
         """
-        self._abort(lun, [each for each in self._requests(lun) if each.tag == tag], then)
+        _abort([each for each in self._requests(lun) if each.tag == tag], then)
 
     def abort_task_set(self, lun: int, then: Then = nothing) -> None:
         """ABORT TASK SET and CLEAR TASK SET: there is one initiator."""
-        self._abort(lun, self._requests(lun), then)
+        _abort(self._requests(lun), then)
 
-    def preempted(self, lun: int) -> None:
+    def _preempted(self, lun: int) -> None:
         """Another initiator has had this one's tasks aborted (SPC-4 section 5.13.11.2.6)."""
         if self._requests(lun):
             self._units[lun].attention(COMMANDS_CLEARED_BY_ANOTHER_INITIATOR)
@@ -278,7 +363,10 @@ class Target:
             unit.reset()
             then()
 
-        self.abort_task_set(lun, reset)
+        requests = self._requests(lun)
+        for request in requests:
+            request.reset = True
+        _abort(requests, reset)
 
     def reset(self, then: Then = nothing) -> None:
         """I_T NEXUS RESET, or the transport's own: every unit."""
@@ -299,26 +387,27 @@ class Target:
         tasks = self._tasks.get(lun)
         return [*tasks.running, *tasks.waiting] if tasks else []
 
-    def _abort(self, lun: int, requests: Sequence[Request], then: Then) -> None:
-        left = len(requests)
 
-        def one_has_ended() -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                then()
+def _abort(requests: Sequence[Request], then: Then) -> None:
+    """Give all of them up; `then` is called when they have ended."""
+    left = len(requests)
 
-        for request in requests:
-            request.then.append(one_has_ended)
-        for request in requests:
-            waiting = self._tasks[lun].waiting
-            if request in waiting:
-                waiting.remove(request)
-                self._end(request, Outcome(Status.TASK_ABORTED, aborted=True))
-        for request in requests:
-            request.cancel()
-        if not requests:
+    def one_has_ended() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
             then()
+
+    for request in requests:
+        request.then = [*request.then, one_has_ended]
+    for request in reversed(requests):  # those that wait before those that they wait for
+        request.cancel()
+    if not requests:
+        then()
+
+
+def ignore(_sense: Sense) -> None:
+    """Tell nobody."""
 
 
 async def _perform(request: Request) -> Outcome:
@@ -346,7 +435,7 @@ def _failed(request: Request, error: BaseException) -> Outcome:
     if isinstance(error, Conflict):
         return Outcome(Status.RESERVATION_CONFLICT)
     if isinstance(error, Aborted | Cancelled):
-        return Outcome(Status.TASK_ABORTED, aborted=True)
+        return Outcome(Status.TASK_ABORTED, aborted=True, reset=request.reset)
     guest_log.error("unexpected error in %s", request.cdb.hex(), exc_info=error)
     return Outcome(Status.CHECK_CONDITION, request.unit.told_sense(INTERNAL_TARGET_FAILURE))
 
@@ -359,7 +448,8 @@ def _unpack(kind: Any, cdb: bytes) -> Any:
 
 def lun_field(lun: int) -> bytes:
     """The 8 bytes of a LUN (SAM-5 section 4.7): peripheral addressing up to 255, then flat."""
-    return ((lun if lun < 256 else 0x4000 | lun) << 48).to_bytes(8)
+    field = WELL_KNOWN_FIELD if lun == WELL_KNOWN else lun if lun < 256 else 0x4000 | lun
+    return (field << 48).to_bytes(8)
 
 
 def lun_of(field: int) -> int | None:
@@ -367,4 +457,6 @@ def lun_of(field: int) -> int | None:
     method = field >> 14
     if method == 0 and not field & 0x3F00:  # bus 0
         return field & 0xFF
-    return field & 0x3FFF if method == 1 else None
+    if method == 1:
+        return field & 0x3FFF
+    return WELL_KNOWN if field == WELL_KNOWN_FIELD else None

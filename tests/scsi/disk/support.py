@@ -20,7 +20,6 @@ class Initiator:
         self.target = Target(self.engine)
         self.unit = ScsiDisk(disk, initiator=host)
         self.target.add(0, self.unit)
-        self.unit.when_aborted = lambda: self.target.preempted(0)
         self.tag = 0
         self.told: dict[int, Outcome] = {}
         while self.unit._attentions:

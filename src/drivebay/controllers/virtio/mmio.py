@@ -341,6 +341,7 @@ class MmioTransport:
     def _look_reset(self) -> None:
         if self._resetting and not self._running and not self._ending:
             self._clear()
+            self._device.set_features(0)  # it shall forget the driver, too
             waiting, self._after_reset = self._after_reset, []
             for done in waiting:
                 done()

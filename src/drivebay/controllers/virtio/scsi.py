@@ -10,14 +10,14 @@ from drivebay.controllers.virtio.device import QUEUE_SIZE, RingDevice, mask
 from drivebay.controllers.virtio.requests import take
 from drivebay.controllers.virtio.ring import Rows, gather
 from drivebay.controllers.virtio.runner import Runner, Serve
+from drivebay.controllers.virtio.scsi_command import Command, Sizes, frame_of, refusal
 from drivebay.controllers.virtio.scsi_registers import (
     DEVICE_ID_SCSI,
     EVENTS_MISSED,
+    FUNCTION_COMPLETE,
     RESET_REMOVED,
     RESET_RESCAN,
-    SENSE_BYTES,
     NotificationAnswer,
-    ScsiAnswer,
     ScsiAttribute,
     ScsiConfig,
     ScsiControl,
@@ -29,37 +29,41 @@ from drivebay.controllers.virtio.scsi_registers import (
     ScsiResponse,
     TaskManagementRequest,
 )
-from drivebay.disk.buffers import cut, scatter
+from drivebay.disk.buffers import scatter
 from drivebay.disk.contract import Buffers, byte_length
 from drivebay.platform.engine import Engine
 from drivebay.platform.virtio import RingError
-from drivebay.scsi.sense import CAPACITY_DATA_HAS_CHANGED
-from drivebay.scsi.target import Attribute, Outcome, Request, Target, lun_field, lun_of
+from drivebay.scsi.sense import Sense
+from drivebay.scsi.target import MOST_LUNS, Attribute, Target, lun_field, lun_of
 
 __all__ = ["ScsiDevice"]
 
 log = logging.getLogger(__name__)
 
 CONTROL, EVENT = 0, 1
-REQUEST, ANSWER = ScsiRequest.size, ScsiAnswer.size
-OK: Final = ScsiResponse.OK
 MOST_EVENTS: Final = 64
 """Events that are kept for a driver that has left no buffer for them."""
+MOST_SENSE, MOST_CDB = 0xFFFF, 0xFF
+"""Bytes that a driver may ask for."""
 SINGLE_LEVEL: Final = 0x01
 """The first byte of a LUN field, section 5.6.6.1: what follows are a target and a LUN."""
-unpack_request, pack_answer = ScsiRequest.layout.unpack, ScsiAnswer.layout.pack
+CHANGED: Final = (0x28, 0x2A)
+"""Codes of the unit attentions that are changes of a unit's parameters: another medium, another
+capacity, other mode parameters."""
+unpack_request = ScsiRequest.layout.unpack_from
 
 ATTRIBUTES: Final = {
     ScsiAttribute.ORDERED: Attribute.ORDERED,
     ScsiAttribute.HEAD: Attribute.HEAD_OF_QUEUE,
 }
+SIMPLE: Final = Attribute.SIMPLE
 
 
 class ScsiDevice(RingDevice):
     """A virtio SCSI host for the logical units of `target`, with `queues` request queues.
 
-    What comes to `target` or goes from it while a driver runs is told it, and so is a disk's new
-    size by `resized`. `packed` offers packed rings. Raises `ValueError` for what cannot be.
+    What comes to `target` or goes from it while a driver runs is told it, and so is a unit's new
+    size or medium. `packed` offers packed rings. Raises `ValueError` for what cannot be.
     """
 
     device_id = DEVICE_ID_SCSI
@@ -76,10 +80,14 @@ class ScsiDevice(RingDevice):
     ) -> None:
         super().__init__(engine, log, queues=queues, queue_size=queue_size, packed=packed, others=2)
         self.target = target
-        self.driver_state = 0
+        self._sizes = Sizes()
+        self._luns: dict[bytes, int] = {}  # of the units there are, as drivers write them
         self._events: deque[ScsiEvent] = deque()
         self._missed = False
+        for lun in target.luns:
+            self._know(lun)
         target.on_change(self._changed)
+        target.on_attention(self._told)
 
     # -- configuration ---------------------------------------------------------------------------
 
@@ -89,19 +97,52 @@ class ScsiDevice(RingDevice):
         return self.ring_features | mask(ScsiFeature.HOTPLUG, ScsiFeature.CHANGE)
 
     def set_features(self, features: int) -> None:
-        """The driver has chosen these."""
+        """The driver has chosen these. None is a reset, which ends what the last one was told.
+
+        The same again changes nothing: a front end has reconnected.
+        """
+        if features == self._features:
+            return
         self._features = features
+        self._events.clear()
+        self._missed = False
+        self._sizes = Sizes()
+        if not features:
+            self.target.reset()
 
     def read_config(self) -> bytes:
         """The configuration space."""
+        return self._config().pack()
+
+    def _config(self) -> ScsiConfig:
         return ScsiConfig(
             num_queues=len(self.queue_sizes) - 2,
             seg_max=max(self.queue_sizes[0] - 2, 1),
-            max_lun=max([0xFF, *self.target.luns]),
-        ).pack()
+            sense_size=self._sizes.sense,
+            cdb_size=self._sizes.cdb,
+            max_lun=MOST_LUNS - 1,
+        )
 
     def write_config(self, offset: int, data: bytes) -> None:
-        """The sizes of sense data and CDBs stay what they are (section 5.6.4)."""
+        """The driver chooses the sizes of sense data and CDBs; it can write nothing else (section
+        5.6.4.1).
+        """
+        config = bytearray(self.read_config())
+        config[offset : offset + len(data)] = data
+        asked = ScsiConfig.unpack(bytes(config[: ScsiConfig.size]))
+        if asked.sense_size <= MOST_SENSE and asked.cdb_size <= MOST_CDB:
+            self._sizes = Sizes(asked.sense_size, asked.cdb_size)
+        elif self._transport is not None:
+            self._transport.needs_reset()
+
+    @property
+    def driver_state(self) -> int:
+        """The sizes that the driver has chosen; see `platform.virtio.Device`."""
+        return self._sizes.cdb << 16 | self._sizes.sense
+
+    @driver_state.setter
+    def driver_state(self, state: int) -> None:
+        self._sizes = Sizes(state & MOST_SENSE, state >> 16 & MOST_CDB)
 
     def server_of(self, index: int) -> Serve:
         """What serves queue `index`."""
@@ -111,26 +152,23 @@ class ScsiDevice(RingDevice):
 
     def _command(self, runner: Runner, head: int, rows: Rows) -> int | None:
         """Parse the command and give it to the target. Returns the bytes written, or None."""
-        readable, writable, fault = gather(runner.queue.memory, rows)
-        if byte_length(writable) < ANSWER:
-            raise RingError("a command without room for its answer")
-        header = take(readable, REQUEST)
-        answer, data_in = cut(writable, 0, ANSWER), cut(writable, ANSWER, byte_length(writable))
-        if len(header) < REQUEST or fault is not None:
-            return _refuse(answer, ScsiResponse.FAILURE)
-        field, tag, attribute, _, _, cdb = unpack_request(header)
-        lun = _lun(field)
-        if lun is None:
-            return _refuse(answer, ScsiResponse.BAD_TARGET)
-        command = _Command(runner, head, answer, data_in, readable)
+        sizes = self._sizes
+        frame = asked, answer, data_in, data_out = frame_of(runner.queue.memory, rows, sizes)
+        if len(asked) < sizes.request or (data_in and data_out):  # INOUT is not on offer
+            return refusal(answer, sizes, ScsiResponse.FAILURE)
+        field, tag, attribute, _, _ = unpack_request(asked)
+        lun = self._luns.get(field)
+        if lun is None and (lun := _lun(field)) is None:
+            return refusal(answer, sizes, ScsiResponse.BAD_TARGET)
+        command = Command(runner, head, frame, sizes)
         request = self.target.submit(
             lun,
-            cdb,
+            asked[ScsiRequest.size :],
             tag,
             data_in,
-            readable,
+            data_out,
             command.done,
-            ATTRIBUTES.get(attribute, Attribute.SIMPLE),
+            ATTRIBUTES.get(attribute, SIMPLE) if attribute else SIMPLE,
         )
         if request is None:
             return command.written
@@ -142,18 +180,19 @@ class ScsiDevice(RingDevice):
 
     def _control(self, runner: Runner, head: int, rows: Rows) -> int | None:
         readable, writable, fault = gather(runner.queue.memory, rows)
+        room = byte_length(writable)
+        if not room:
+            raise RingError("a control request without room for its answer")
         asked = take(readable, TaskManagementRequest.size)
         kind = int.from_bytes(asked[:4], "little")
         whole = len(asked) == TaskManagementRequest.size and fault is None
         if kind == ScsiControl.TASK_MANAGEMENT and whole:
-            if not byte_length(writable):
-                raise RingError("a control request without room for its answer")
             return self._manage(runner, head, TaskManagementRequest.unpack(asked), writable)
         answer = bytes([ScsiResponse.FUNCTION_REJECTED])
         if kind in (ScsiControl.NOTIFICATION_QUERY, ScsiControl.NOTIFICATION_SUBSCRIBE):
-            answer = NotificationAnswer().pack()  # there are none to subscribe to
-        scatter(writable, memoryview(answer)[: byte_length(writable)])
-        return min(len(answer), byte_length(writable))
+            answer = NotificationAnswer().pack()[:room]  # there are none to subscribe to
+        scatter(writable, memoryview(answer))
+        return len(answer)
 
     def _manage(
         self, runner: Runner, head: int, asked: TaskManagementRequest, answer: Buffers
@@ -191,11 +230,11 @@ class ScsiDevice(RingDevice):
             found = self.target.has_tasks(lun)
         else:
             return ScsiResponse.FUNCTION_REJECTED
-        return ScsiResponse.FUNCTION_SUCCEEDED if found else ScsiResponse.OK
+        return ScsiResponse.FUNCTION_SUCCEEDED if found else FUNCTION_COMPLETE
 
     # -- events ----------------------------------------------------------------------------------
     # A buffer for an event stays in the ring until there is one: whoever takes the ring over finds
-    # it there.
+    # it there. An event stays here until there is a buffer, be the queue stopped meanwhile.
 
     def kick(self, index: int) -> None:
         """The driver says that there is work in a queue: in that of events, room for one."""
@@ -204,25 +243,32 @@ class ScsiDevice(RingDevice):
         else:
             super().kick(index)
 
+    def _know(self, lun: int) -> None:
+        for field in (lun, lun | FLAT) if lun < 256 else (lun | FLAT,):
+            self._luns[_field(field.to_bytes(2))] = lun
+
     def _changed(self, lun: int, added: bool) -> None:
         """A logical unit has come or gone."""
+        if added:
+            self._know(lun)
+        else:
+            self._luns = {field: each for field, each in self._luns.items() if each != lun}
         reason = RESET_RESCAN if added else RESET_REMOVED
         self._notify(ScsiFeature.HOTPLUG, ScsiEventKind.TRANSPORT_RESET, lun, reason)
 
-    def resized(self, lun: int) -> None:
-        """A logical unit has another size."""
-        _, code, qualifier, _ = CAPACITY_DATA_HAS_CHANGED
-        reason = code | qualifier << 8
-        self._notify(ScsiFeature.CHANGE, ScsiEventKind.PARAM_CHANGE, lun, reason)
+    def _told(self, lun: int, sense: Sense) -> None:
+        """A logical unit has something to tell."""
+        if sense.asc in CHANGED:
+            reason = sense.asc | sense.ascq << 8
+            self._notify(ScsiFeature.CHANGE, ScsiEventKind.PARAM_CHANGE, lun, reason)
 
     def _notify(self, feature: ScsiFeature, kind: ScsiEventKind, lun: int, reason: int) -> None:
-        if not self._features & mask(feature) or EVENT not in self._runners:
+        if not self._features & mask(feature):
             return
         if len(self._events) == MOST_EVENTS:
             self._missed = True
             return
-        where = bytes([SINGLE_LEVEL, 0]) + lun_field(lun)[:2] + bytes(4)
-        self._events.append(ScsiEvent(kind, where, reason))
+        self._events.append(ScsiEvent(kind, _field(lun_field(lun)[:2]), reason))
         self._tell_events()
 
     def _tell_events(self) -> None:
@@ -243,52 +289,12 @@ class ScsiDevice(RingDevice):
         return ScsiEvent.size
 
 
-class _Command:
-    """A command on its way through the target."""
-
-    def __init__(
-        self, runner: Runner, head: int, answer: Buffers, data_in: Buffers, data_out: Buffers
-    ) -> None:
-        self._runner, self._head, self._answer = runner, head, answer
-        self._in, self._out = byte_length(data_in), byte_length(data_out)
-        self.request: Request | None = None
-        """Once it has to wait."""
-        self._dropped = False
-        self.written = 0
-        """Bytes, once it is done."""
-
-    def cancel(self) -> None:
-        """The queue is stopped, and nobody wants the answer."""
-        self._dropped = True
-        if self.request is not None:
-            self.request.cancel()
-
-    def done(self, outcome: Outcome) -> None:
-        """Write the answer, and give the chain back if it had to wait."""
-        if self._dropped:
-            self._runner.drop(self._head)
-            return
-        moved = outcome.transferred
-        response = OK
-        if outcome.overrun:
-            response = ScsiResponse.OVERRUN
-        elif outcome.aborted:
-            response = ScsiResponse.ABORTED
-        sense = outcome.sense[:SENSE_BYTES]
-        residual = (self._in or self._out) - moved
-        answer = pack_answer(len(sense), residual, 0, outcome.status, response, sense)
-        scatter(self._answer, memoryview(answer))
-        self.written = ANSWER + (moved if self._in else 0)
-        if self.request is not None:
-            self._runner.finish(self._head, self.written)
-
-
 class _Management:
     """A task management function that waits for what it ends."""
 
     def __init__(self, runner: Runner, head: int, answer: Buffers) -> None:
         self._runner, self._head, self._answer = runner, head, answer
-        self.response = ScsiResponse.FUNCTION_SUCCEEDED
+        self.response = FUNCTION_COMPLETE
         self.ended = self.held = self._dropped = False
 
     def cancel(self) -> None:
@@ -306,13 +312,21 @@ class _Management:
             self._runner.finish(self._head, 1)
 
 
-def _refuse(answer: Buffers, response: ScsiResponse) -> int:
-    scatter(answer, memoryview(ScsiAnswer(response=response).pack()))
-    return ANSWER
+FLAT: Final = 0x4000
+"""Flat space addressing, SAM-5 section 4.7.7.3: as Linux writes every LUN."""
+WELL_KNOWN: Final = bytes([0xC1, 0x01]) + bytes(6)
+"""The REPORT LUNS well known logical unit, section 5.6.6.1."""
+
+
+def _field(lun: bytes) -> bytes:
+    """The LUN field of a unit of our only target."""
+    return bytes([SINGLE_LEVEL, 0]) + lun + bytes(4)
 
 
 def _lun(field: bytes) -> int | None:
     """The LUN of a request; None unless it is in our only target (section 5.6.6.1)."""
+    if field == WELL_KNOWN:
+        return lun_of(int.from_bytes(field[:2]))
     if field[0] != SINGLE_LEVEL or field[1] or any(field[4:]):
         return None
     return lun_of(int.from_bytes(field[2:4]))

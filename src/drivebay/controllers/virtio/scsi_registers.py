@@ -12,6 +12,7 @@ Bytes8 = Annotated[bytes, "8s"]
 DEVICE_ID_SCSI: Final = 8
 SENSE_BYTES: Final = 96
 CDB_BYTES: Final = 32
+"""How many there are until the driver says otherwise, section 5.6.4."""
 EVENT_BYTES: Final = 16
 
 
@@ -39,26 +40,24 @@ class ScsiConfig(Struct, size=36):
     max_lun: U32 = 0
 
 
-class ScsiRequest(Struct, size=51):
-    """What precedes the data of a command, section 5.6.6.1, with a CDB of the default size."""
+class ScsiRequest(Struct, size=19):
+    """What precedes the data of a command, section 5.6.6.1; the CDB follows, then the data."""
 
     lun: Bytes8
     id: U64
     task_attr: U8
     prio: U8
     crn: U8
-    cdb: Annotated[bytes, "32s"]
 
 
-class ScsiAnswer(Struct, size=108):
-    """What precedes the data that the device writes, with sense data of the default size."""
+class ScsiAnswer(Struct, size=12):
+    """What precedes the data that the device writes; room for sense data follows, then the data."""
 
     sense_len: U32 = 0
     residual: U32 = 0
     status_qualifier: U16 = 0
     status: U8 = 0
     response: U8 = 0
-    sense: Annotated[bytes, "96s"] = b""
 
 
 class ScsiResponse(enum.IntEnum):
@@ -75,8 +74,13 @@ class ScsiResponse(enum.IntEnum):
     NEXUS_FAILURE = 8
     FAILURE = 9
     FUNCTION_SUCCEEDED = 10
+    """Of a query: there is such a task. That another function was done is told as `OK`."""
     FUNCTION_REJECTED = 11
     INCORRECT_LUN = 12
+
+
+FUNCTION_COMPLETE: Final = ScsiResponse.OK
+"""What 0 is called where it answers a task management function."""
 
 
 class ScsiAttribute(enum.IntEnum):

@@ -13,6 +13,7 @@ from drivebay.scsi.opcodes import Opcode
 from drivebay.scsi.replies import Action
 from drivebay.scsi.sense import INVALID_FIELD_IN_CDB, MISCOMPARE, CheckCondition
 from drivebay.scsi.task import Direction, Task
+from drivebay.suspend import sleep
 
 if TYPE_CHECKING:
     from drivebay.scsi.disk.disk import ScsiDisk
@@ -176,6 +177,8 @@ class WriteSame(Task):
         step = max(1, AT_ONCE // len(self._block))
         pattern = memoryview(self._block * min(step, self._count))
         for done in range(0, self._count, step):
+            if done:
+                await sleep(0)  # however many blocks, others get their turn
             size = min(step, self._count - done) * len(self._block)
             await self._disk.write(self._lba + done, cut([pattern], 0, size), False)
 

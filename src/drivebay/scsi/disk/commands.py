@@ -12,7 +12,7 @@ from drivebay.scsi.disk import cdb as sbc
 from drivebay.scsi.opcodes import Opcode
 from drivebay.scsi.server import Command, DeviceServer, Needs
 
-__all__ = ["ACTIONS", "COMMANDS"]
+__all__ = ["ACCESS", "ACTIONS", "COMMANDS"]
 
 READS: Final = Needs.READ | Needs.MEDIUM
 WRITES: Final = Needs.WRITE | Needs.MEDIUM | Needs.CHANGE

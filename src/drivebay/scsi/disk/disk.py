@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from struct import Struct
 from typing import Any, Final
 
 from drivebay.disk.buffers import cut
-from drivebay.disk.contract import Buffers, Disk, Extent, Unmap
+from drivebay.disk.contract import Buffers, Disk, Extent, Operation, Unmap, byte_length
 from drivebay.disk.errors import AbortedByPreempt, DiskError, InvalidInput, ReservationConflict
 from drivebay.disk.filters.guarded import Guarded
 from drivebay.disk.reservations import Nexus, Notice
+from drivebay.scsi.cdb import Read10, ReadFlags
 from drivebay.scsi.disk.access import AT_ONCE, miscompare
 from drivebay.scsi.disk.buffer import DataBuffer
-from drivebay.scsi.disk.commands import ACTIONS, COMMANDS
+from drivebay.scsi.disk.cdb import Read16
+from drivebay.scsi.disk.commands import ACCESS, ACTIONS, COMMANDS
 from drivebay.scsi.disk.gate import Gate
 from drivebay.scsi.disk.identity import DiskIdentity
 from drivebay.scsi.disk.pages import DiskPages
@@ -33,11 +36,20 @@ from drivebay.scsi.sense import (
 )
 from drivebay.scsi.server import Command, DeviceServer, Needs
 from drivebay.scsi.status import Aborted, Conflict
+from drivebay.suspend import sleep
 
 __all__ = ["ScsiDisk"]
 
 WRITE_PROTECT: Final = 0x80
 DPOFUA: Final = 0x10
+FUA: Final = int(ReadFlags.FUA)
+DIRECT: Final[Mapping[int, tuple[Struct, int, int, bool]]] = {
+    Opcode.READ_10: (Read10.layout, 2, 4, False),
+    Opcode.WRITE_10: (Read10.layout, 2, 4, True),
+    Opcode.READ_16: (Read16.layout, 2, 3, False),
+    Opcode.WRITE_16: (Read16.layout, 2, 3, True),
+}
+"""The layout of the CDB, where in it address and length are, and which way the data goes."""
 RESERVES: Final = (Opcode.PERSISTENT_RESERVE_IN, Opcode.PERSISTENT_RESERVE_OUT)
 
 NOTICES: Final = {
@@ -84,8 +96,6 @@ class ScsiDisk(DeviceServer):
         self.stopped = False
         self.gate = Gate()
         self.buffer = DataBuffer()
-        self.when_aborted: Callable[[], None] = lambda: None
-        """Called when another initiator has this one's commands aborted."""
         self._write_cache = disk.volatile_cache
         name = disk.disk_id or hashlib.sha256(serial.encode() or b"drivebay").digest()[:16]
         serial = serial or name.hex()[:20]
@@ -125,6 +135,30 @@ class ScsiDisk(DeviceServer):
             raise CheckCondition(INITIALIZING_COMMAND_REQUIRED)
         if needs & Needs.CHANGE and self.disk.read_only:
             raise CheckCondition(WRITE_PROTECTED)
+
+    def direct(
+        self, cdb: bytes, data_in: Buffers, data_out: Buffers
+    ) -> tuple[int, Operation] | None:
+        """READ and WRITE (10) and (16), with memory for just their data."""
+        access = DIRECT.get(cdb[0]) if cdb else None
+        if access is None or self._attentions or self.stopped or self.nexus is not None:
+            return None
+        layout, lba_at, count_at, writes = access
+        if len(cdb) < layout.size:
+            return None
+        fields = layout.unpack_from(cdb)
+        flags, lba, count = fields[1], fields[lba_at], fields[count_at]
+        buffers = data_out if writes else data_in
+        length = count * self.block
+        if flags & ~ACCESS or not count or lba + count > self.disk.sector_count:
+            return None
+        if (len(buffers[0]) if len(buffers) == 1 else byte_length(buffers)) != length:
+            return None
+        if not writes:
+            return length, self.read(lba, buffers)
+        if self.disk.read_only:
+            return None
+        return length, self.write(lba, buffers, bool(flags & FUA))
 
     def check_range(self, lba: int, count: int) -> None:
         """Raise LOGICAL BLOCK ADDRESS OUT OF RANGE unless the blocks are on the disk, or, of no
@@ -190,6 +224,8 @@ class ScsiDisk(DeviceServer):
         scratch = memoryview(bytearray(min(count * self.block, AT_ONCE)))
         total = count * self.block
         for start in range(0, total, len(scratch)):
+            if start:
+                await sleep(0)  # however many blocks, others get their turn
             found = scratch[: total - start]
             await self.read(lba + start // self.block, [found])
             if data is None:
