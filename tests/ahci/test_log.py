@@ -16,10 +16,10 @@ from tests.ide.support import filled, noise
 from .conftest import MakeBench
 
 MIB = 1 << 20
-READS = ((0, 1), (7, 16), (100, 256))
+RANGES = ((0, 1), (7, 16), (100, 256))
 
 
-def test_the_same_reads_by_ide_and_ahci(
+def test_the_same_reads_and_writes_by_ide_and_ahci(
     make_bench: MakeBench, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     ahci = make_bench({0: AtaDisk(filled(MIB, 1), engine)}).driver().disk(0)
@@ -33,22 +33,38 @@ def test_the_same_reads_by_ide_and_ahci(
         caplog.clear()
         return lines
 
-    wanted = [noise(MIB, 1)[lba * 512 :][: count * 512] for lba, count in READS]
+    wanted = [noise(MIB, 1)[lba * 512 :][: count * 512] for lba, count in RANGES]
+    parts = list(zip(RANGES, wanted, strict=True))
     logged()
     logs = {}
-    assert [ide.read(*span, Via.PIO, By.LBA48) for span in READS] == wanted
+    assert [ide.read(*span, Via.PIO, By.LBA48) for span in RANGES] == wanted
     logs["ide pio"] = logged()
-    assert [ide.read(*span, Via.DMA, By.LBA48) for span in READS] == wanted
+    assert [ide.read(*span, Via.DMA, By.LBA48) for span in RANGES] == wanted
     logs["ide dma"] = logged()
-    assert [ahci.read(*span, Opcode.READ_SECTORS_EXT) for span in READS] == wanted
+    assert [ahci.read(*span, Opcode.READ_SECTORS_EXT) for span in RANGES] == wanted
     logs["ahci pio"] = logged()
-    assert [ahci.read(*span) for span in READS] == wanted
+    assert [ahci.read(*span) for span in RANGES] == wanted
     logs["ahci dma"] = logged()
-    assert [ahci.read_queued([span])[0] for span in READS] == wanted
+    assert [ahci.read_queued([span])[0] for span in RANGES] == wanted
     logs["ahci queued"] = logged()
+
+    for (lba, _), data in parts:
+        ide.write(lba, data, Via.PIO, By.LBA48)
+    logs["ide pio out"] = logged()
+    for (lba, _), data in parts:
+        ide.write(lba, data, Via.DMA, By.LBA48)
+    logs["ide dma out"] = logged()
+    for (lba, _), data in parts:
+        ahci.write(lba, data, Opcode.WRITE_SECTORS_EXT)
+    logs["ahci pio out"] = logged()
+    for (lba, _), data in parts:
+        ahci.write(lba, data)
+    logs["ahci dma out"] = logged()
 
     assert logs["ide pio"] == logs["ahci pio"]
     assert logs["ide dma"] == logs["ahci dma"]
+    assert logs["ide pio out"] == logs["ahci pio out"]
+    assert logs["ide dma out"] == logs["ahci dma out"]
     spans = [[line.split(" 0x")[1].split()[0] for line in lines] for lines in logs.values()]
-    assert spans == [["0+0x1", "7+0x10", "64+0x100"]] * 5
+    assert spans == [["0+0x1", "7+0x10", "64+0x100"]] * 9
     assert all(line.endswith("-> 50") for lines in logs.values() for line in lines)

@@ -83,6 +83,23 @@ def test_linux_sees_all_four_drives(tmp_path: Path) -> None:
         assert guest.run("head -c 12 /dev/sr0").output == "compact disc"
 
 
+def test_linux_writes_and_reads_by_pio() -> None:
+    """A sector takes 256 accesses of its data port, so it is not much."""
+    script = """set -e
+dd if=/dev/urandom of=/tmp/a bs=4K count=8
+dd if=/tmp/a of=/dev/sda bs=4K oflag=direct
+dd if=/dev/sda of=/tmp/b bs=4K count=8 iflag=direct
+cmp /tmp/a /tmp/b
+grep XFER_PIO_4 /sys/class/ata_device/dev*/xfer_mode
+"""
+    with (
+        Backend(["--ide", "mem:1M"]) as backend,
+        LinuxGuest(qemu_args=backend.qemu_arguments(), append="libata.dma=0") as guest,
+    ):
+        result = guest.run(script, timeout=200)
+    assert result.status == 0, result.output
+
+
 @pytest.mark.parametrize("firmware", DISKS)
 def test_firmware_boots_from_an_ide_disk(tmp_path: Path, firmware: str) -> None:
     boot_by(firmware, "--ide", tmp_path)
