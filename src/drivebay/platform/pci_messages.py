@@ -217,7 +217,7 @@ class MsixCapability(Messages):
     @property
     def enabled(self) -> bool:
         """The enable bit."""
-        return MsixControl(self.value(MsixRegisters.Control)).Enable
+        return bool(self.value(MsixRegisters.Control) & MsixControl.Enable)
 
     def _masked(self, vector: int) -> bool:
         control = MsixControl(self.value(MsixRegisters.Control))

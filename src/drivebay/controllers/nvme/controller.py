@@ -210,7 +210,7 @@ class Controller:
             return prp_views(self.memory, self.page_size, command.prp1, command.prp2, length)
         if command.psdt not in (Psdt.SGL, Psdt.SGL_METADATA):
             raise Refused(Status.INVALID_FIELD, f"PSDT {command.psdt}")
-        return sgl_views(self.memory, command, length)
+        return sgl_views(self.memory, command.prp1, command.prp2, length)
 
     def send(self, command: Command, data: bytes, length: int) -> None:
         """Give the host the first `length` bytes of `data`, with zeroes behind. Raises

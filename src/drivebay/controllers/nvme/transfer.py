@@ -10,7 +10,7 @@ import struct
 from typing import Final
 
 from drivebay.controllers.nvme.status import Refused, Status
-from drivebay.controllers.nvme.structures import Command, SglDescriptor, SglType
+from drivebay.controllers.nvme.structures import SglDescriptor, SglType
 from drivebay.platform.memory import GuestMemory, GuestMemoryFault
 
 __all__ = ["prp_views", "sgl_views"]
@@ -18,6 +18,8 @@ __all__ = ["prp_views", "sgl_views"]
 MAX_DESCRIPTORS: Final = 8192
 """Of one SGL, in all its segments: more are refused."""
 ENTRY: Final = 8
+LONGEST: Final = 0xFFFFFFFF
+"""Bytes of a data block."""
 
 Views = list[memoryview]
 
@@ -73,9 +75,11 @@ def _list_runs(
     return runs
 
 
-def sgl_views(memory: GuestMemory, command: Command, length: int) -> Views:
-    """The `length` bytes that an SGL names (section 4.1.2). Raises `Refused`."""
-    described = struct.pack("<QQ", command.prp1, command.prp2)
+def sgl_views(memory: GuestMemory, low: int, high: int, length: int) -> Views:
+    """The `length` bytes that an SGL names (section 4.1.2), whose first descriptor is in the
+    command: `low` and `high`. Raises `Refused`.
+    """
+    described = struct.pack("<QQ", low, high)
     runs: list[tuple[int, int]] = []
     found, last, budget = 0, False, MAX_DESCRIPTORS
     while described:
@@ -83,6 +87,13 @@ def sgl_views(memory: GuestMemory, command: Command, length: int) -> Views:
         budget -= count
         if budget < 0:
             raise Refused(Status.INVALID_NUMBER_OF_SGL_DESCRIPTORS, "too many SGL descriptors")
+        # All data blocks, as drivers have it: of 1 MiB in single pages there are 256.
+        words = struct.unpack(f"<{2 * count}Q", described)
+        sizes = words[1::2]  # the type is in the top byte
+        if min(sizes) > 0 and max(sizes) <= LONGEST:
+            runs += zip(words[::2], sizes, strict=True)
+            found += sum(sizes)
+            break
         following = b""
         for n, row in enumerate(SglDescriptor.layout.iter_unpack(described), 1):
             address, size, _, identifier = row
@@ -119,9 +130,11 @@ def _segment(memory: GuestMemory, address: int, size: int) -> bytes:
 
 
 def _views(memory: GuestMemory, runs: list[tuple[int, int]]) -> Views:
-    views: Views = []
     start, end, ram = memory.window
     end += start
+    if runs and min(runs)[0] >= start and max(map(sum, runs)) <= end:
+        return [ram[at - start : at - start + size] for at, size in runs]
+    views: Views = []
     try:
         for address, size in runs:
             if start <= address and address + size <= end:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from drivebay.controllers.nvme.arbitration import one_round
 from drivebay.controllers.nvme.observer import Dropped, Observer
-from drivebay.controllers.nvme.opcodes import Fuse, NvmOpcode
+from drivebay.controllers.nvme.opcodes import Fuse, NvmOpcode, Psdt
 from drivebay.controllers.nvme.queues import CompletionQueue, Row, SubmissionQueue
 from drivebay.controllers.nvme.status import Refused, Status, status_name, status_of
 from drivebay.controllers.nvme.structures import SQE_SIZE, Command, Completion, IoFlags
-from drivebay.controllers.nvme.transfer import prp_views
+from drivebay.controllers.nvme.transfer import prp_views, sgl_views
 from drivebay.disk.errors import DiskError
 from drivebay.platform.engine import Task
 from drivebay.platform.logs import RationedLog
@@ -48,6 +48,7 @@ Handler = Callable[[SubmissionQueue, Command], Outcome]
 read_command = Command.layout.unpack_from
 READ, WRITE = int(NvmOpcode.READ), int(NvmOpcode.WRITE)
 FUA: Final = int(IoFlags.FUA)
+SGL: Final = Psdt.SGL << 6
 UNUSUAL: Final = int(IoFlags.DTYPE)
 NO_NAMESPACES: Final[dict[int, Namespace]] = {}
 
@@ -143,7 +144,7 @@ class Worker:
             namespace = fast.get(nsid)
             if (
                 namespace is None
-                or flags
+                or (flags and flags != SGL)
                 or (opcode != READ and opcode != WRITE)
                 or cdw12 & UNUSUAL
                 or cid in rows
@@ -158,7 +159,10 @@ class Worker:
                 if length > max_transfer:
                     raise too_long(length, max_transfer)
                 at = prp1 - start
-                if (
+                if flags:
+                    data = sgl_views(memory, prp1, prp2, length)
+                    start, ram_size, ram = memory.window
+                elif (
                     (prp1 & inside) + length <= page_size
                     and 0 <= at <= ram_size - length
                     and not prp1 & 3
