@@ -5,140 +5,18 @@ sector reads what was last written to it, and clusters that are freed and used a
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Coroutine
-from typing import Any
 
 import pytest
 
-from drivebay.disk.contract import Buffers, Disk
+from drivebay.disk.contract import Disk
 from drivebay.disk.errors import IllegalBlock
-from drivebay.disk.filters.base import Filter
 from drivebay.disk.formats.qcow2 import Qcow2Disk, mapping, refcounts, slices
-from drivebay.suspend import Promise, Suspension, perform
+from tests.disk.side_by_side import Slow, Task, drive, flushes
 from tests.disk.support import fill, noise
 from tests.qcow2.support import KIB, SECTOR, Ram, blank, content, is_clean, over
 
 CLUSTER = 2048
 SECTORS = 4  # in a cluster
-
-
-class Slow(Filter):
-    """Every operation waits for its turn, before it acts and after."""
-
-    def __init__(self, below: Disk) -> None:
-        super().__init__(below)
-        self.turns: list[Promise[None]] = []
-        self.begun = False
-
-    async def _turn(self) -> None:
-        if self.begun:
-            turn = Promise[None]()
-            self.turns.append(turn)
-            await turn
-
-    async def read(self, sector: int, buffers: Buffers) -> None:
-        await self._turn()
-        await self.below.read(sector, buffers)
-        await self._turn()
-
-    async def write(self, sector: int, buffers: Buffers, fua: bool = False) -> None:
-        await self._turn()
-        await self.below.write(sector, buffers, fua)
-        await self._turn()
-
-    async def flush(self) -> None:
-        await self._turn()
-        await self.below.flush()
-        await self._turn()
-
-    async def unmap(self, sector: int, count: int) -> None:
-        await self._turn()
-        await self.below.unmap(sector, count)
-        await self._turn()
-
-    async def write_zeroes(
-        self, sector: int, count: int, fua: bool = False, unmap: bool = False
-    ) -> None:
-        await self._turn()
-        await self.below.write_zeroes(sector, count, fua, unmap)
-        await self._turn()
-
-    async def resize(self, sector_count: int) -> None:
-        await self._turn()
-        await self.below.resize(sector_count)
-
-
-class Inline:
-    def submit(self, call: Any, resume: Any) -> None:
-        perform(call, resume)
-
-
-def drive(tasks: list[Coroutine[Any, Any, None]], slow: Slow, chance: random.Random) -> None:
-    """Run `tasks` side by side; whose turn it is at the disk below is a matter of chance, and some
-    wait for long.
-    """
-    ready: deque[tuple[Coroutine[Any, Any, None], Any, BaseException | None]]
-    ready = deque((task, None, None) for task in tasks)
-    left = len(tasks)
-    while left:
-        if not ready:
-            slow.turns.pop(int(len(slow.turns) * chance.random() ** 0.3)).give(None)
-            continue
-        task, value, error = ready.popleft()
-        try:
-            waited: Suspension[Any] = task.send(value) if error is None else task.throw(error)
-        except StopIteration:
-            left -= 1
-            continue
-
-        def resume(
-            value: Any, error: BaseException | None, task: Coroutine[Any, Any, None] = task
-        ) -> None:
-            ready.append((task, value, error))
-
-        waited.begin(Inline(), resume)
-
-
-class Task:
-    """Uses sectors that nobody else does, though their clusters may be shared."""
-
-    def __init__(self, disk: Disk, sectors: list[int], model: bytearray, seed: int) -> None:
-        self.disk, self.sectors, self.model = disk, sectors, model
-        self.chance = random.Random(seed)
-
-    async def work(self, steps: int) -> None:
-        for _ in range(steps):
-            first = self.chance.randrange(len(self.sectors))
-            start = self.sectors[first]
-            count = 1
-            while (
-                first + count < len(self.sectors)
-                and self.sectors[first + count] == start + count
-                and count < 3 * SECTORS
-            ):
-                count += 1
-            where = slice(start * SECTOR, (start + count) * SECTOR)
-            doing = self.chance.random()
-            if doing < 0.45:
-                data = noise(count * SECTOR, self.chance.getrandbits(30))
-                self.model[where] = data
-                await self.disk.write(start, [memoryview(data)], self.chance.random() < 0.05)
-            elif doing < 0.7:
-                self.model[where] = bytes(count * SECTOR)
-                if doing < 0.6:
-                    await self.disk.unmap(start, count)
-                else:
-                    await self.disk.write_zeroes(start, count, unmap=doing < 0.65)
-            else:
-                there = memoryview(bytearray(count * SECTOR))
-                await self.disk.read(start, [there])
-                assert there == self.model[where], (start, count)
-
-
-async def flushes(disk: Disk, steps: int) -> None:
-    for _ in range(steps):
-        await disk.flush()
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -117,6 +118,42 @@ def _strikes(chain: Chain, fault: str, at: int, always: bool) -> bool:
     expected.check(content(disk))
     disk.close()
     return failing.met >= at
+
+
+class Losing(Filter):
+    """A server that is started again, and has lost what was not flushed: a flush tells so once."""
+
+    def __init__(self, below: Disk) -> None:
+        super().__init__(below)
+        self._stable = content(below)
+        self.loses = False
+
+    async def flush(self) -> None:
+        if self.loses:
+            self.loses = False
+            await self.below.write(0, [memoryview(bytearray(self._stable))])
+            raise IoError(errno.EIO, "the connection was lost")
+        self._stable = content(self.below)
+
+
+def test_what_was_flushed_before_a_loss_is_there_after_it() -> None:
+    """Also where the next commit's entry takes the place of the log's."""
+    chain = Chain(replace(FORMS["vhdx-differencing"], size=32 << 20))
+    losing = Losing(chain.store)
+    disk = chain.open(losing)
+    data = noise(disk.sector_size, 1)
+    run(disk.write(0, [memoryview(bytearray(data))]))
+    run(disk.write(disk.sector_count - 1, [memoryview(bytearray(data))]))
+    run(disk.flush())
+    run(disk.write(1, [memoryview(bytearray(data))]))
+    run(disk.flush())
+    losing.loses = True
+    with pytest.raises(IoError):
+        run(disk.flush())
+    run(disk.write(disk.sector_count - 2, [memoryview(bytearray(data))]))
+    run(disk.flush())
+    again = chain.open(read_only=True)  # without a close
+    assert content(again)[: 2 * len(data)] == data + data
 
 
 class Fixed(Filter):

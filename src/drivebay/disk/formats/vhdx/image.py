@@ -148,11 +148,11 @@ class VhdxImage(SparseImage):
             place = anchor
         else:
             place = await self._new_place(self.block_size)
-        if self._differencing and entry & STATE == State.NOT_PRESENT:
+        shows = self._differencing and entry & STATE == State.NOT_PRESENT
+        if shows:
             await self._clear_bits(block)
-            self._set(index, place, State.PARTIALLY_PRESENT)
-        else:
-            self._set(index, place, State.FULLY_PRESENT)
+            shows = self._table[index] & STATE == State.NOT_PRESENT  # not zeroed meanwhile
+        self._set(index, place, State.PARTIALLY_PRESENT if shows else State.FULLY_PRESENT)
         return place
 
     async def _new_place(self, length: int) -> int:
@@ -205,10 +205,13 @@ class VhdxImage(SparseImage):
 
     async def _load(self, block: int) -> None:
         if self._presence(block) is None:
-            unit, _ = self._bits_of(block)
+            await self._load_unit(self._bits_of(block)[0])
+
+    async def _load_unit(self, unit: int) -> None:
+        if unit not in self._units:
             place = self._bitmap_place(unit * self._unit // PAGE)
             data = await self.store.read(place, self._unit)
-            self._units.setdefault(unit, bytearray(data))
+            self._units.setdefault(unit, bytearray(data))  # it may be here, and changed, by now
 
     async def _clear_bits(self, block: int) -> None:
         """Have a bitmap for the block, in memory too, that says that it holds nothing."""
@@ -216,9 +219,7 @@ class VhdxImage(SparseImage):
         if self._table[index] & STATE != State.FULLY_PRESENT:
             self._set(index, await self._new_place(MEBIBYTE), State.FULLY_PRESENT)
         unit, first = self._bits_of(block)
-        if unit not in self._units:
-            place = self._bitmap_place(unit * self._unit // PAGE)
-            self._units[unit] = bytearray(await self.store.read(place, self._unit))
+        await self._load_unit(unit)
         size = self._sectors // 8
         if any(self._units[unit][first // 8 : first // 8 + size]):
             self._units[unit][first // 8 : first // 8 + size] = bytes(size)
@@ -270,12 +271,14 @@ class VhdxImage(SparseImage):
         self._clean = not (self._changed_bits or self._table.changed or self._size_page)
 
     async def _write_pages(self, pages: list[tuple[int, bytes]], size: int) -> None:
-        await self.store.flush()  # what the entry before this one logged
         await self._log.append(pages, size)
         if self.headers.current.log_guid != self._log.guid:
             await self.headers.update(log_guid=self._log.guid)
         for offset, page in pages:
             await self.store.write(offset, [memoryview(page)])
+        # The next entry takes this one's place. Who flushes then, and is told that writes are lost,
+        # could not say that these were among them.
+        await self.store.flush()
 
     # -- size ------------------------------------------------------------------------------------
 
