@@ -27,7 +27,8 @@ from drivebay.disk.errors import (
     NoSpace,
     ReadOnly,
 )
-from drivebay.disk.nbd.link import Wire
+from drivebay.disk.nbd import link
+from drivebay.disk.nbd.link import Wire, connect
 from drivebay.disk.nbd.messages import (
     CHUNK_MAGIC,
     SIMPLE_MAGIC,
@@ -317,6 +318,44 @@ def test_another_connection_proves_that_nothing_is_lost(serving: Serving) -> Non
         get(disk, 0, 1)
     run(disk.flush())
     disk.close()
+
+
+def test_a_new_connection_says_nothing_of_what_the_old_server_lost(tmp_path: Path) -> None:
+    """Of two connections one is made again to a server that was started anew, before the other is
+    found dead: what the first server had not flushed is lost, and the flush must say so.
+    """
+    with Serving(RamDisk(SIZE), tmp_path, owned=False) as first:
+        disk = NbdDisk(first.uri, connections=2)
+        put(disk, 0, noise(512))
+        Path(first.path).unlink()
+        second = Serving(RamDisk(SIZE), tmp_path).__enter__()
+        first.call(first.server.clients[0].close)
+        second.wait_until(lambda: second.server.connected)
+    with pytest.raises(IoError, match="perhaps writes"):
+        run(disk.flush())
+    run(disk.flush())
+    disk.close()
+    second.__exit__(None, None, None)
+
+
+def test_a_disk_is_closed_while_it_connects_again(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = NbdDisk(serving.uri)
+    connecting, closing = threading.Event(), disk._links[0]._closing
+
+    def late(address: Address) -> Any:
+        connecting.set()
+        assert closing.wait(WAIT)
+        return connect(address)
+
+    monkeypatch.setattr(link, "connect", late)
+    serving.drop_clients()
+    assert connecting.wait(WAIT)
+    closer = threading.Thread(target=disk.close, daemon=True)
+    closer.start()
+    closer.join(WAIT)
+    assert not closer.is_alive()
 
 
 def test_a_size_that_has_changed_is_noticed(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -48,9 +48,9 @@ class NbdDisk(Disk):
     """The export that `uri` names.
 
     With `connections` above 1 there are so many, if the server allows it. A connection that is lost
-    is made again for `retry` seconds, and what was under way is asked for again. Whether the server
-    still has the writes that it had answered and not flushed, nobody can say: if the last
-    connection is lost, the flushes that cover them fail, once.
+    is made again for `retry` seconds, and what was under way is asked for again. It may be made to
+    a server that was started anew, without the writes that were answered and not flushed. If none
+    of the connections is left on which they may have come, the flushes that cover them fail, once.
 
     Raises `DiskOpenError`.
     """
@@ -70,7 +70,10 @@ class NbdDisk(Disk):
         self._name = uri
         self._state = threading.Lock()
         self._changes = self._flushed = 0  # that were answered; that a flush has covered
-        self._losses = self._told = 0  # changes lost with the last connection; and told of
+        self._losses = self._told = 0  # changes lost with a server; and told of
+        self._breaks = 0  # connections that were lost
+        self._vouching: set[Link] = set()
+        """Whose server, if it still answers there, has all that was answered and not flushed."""
         self._new_size: int | None = None
         self._retry = retry
         try:
@@ -83,10 +86,10 @@ class NbdDisk(Disk):
         except DiskOpenError:
             wire.close()
             raise
-        self._links.append(self._link(wire, agreed))
+        self._add_link(wire, agreed)
         try:
             while len(self._links) < connections and self._has(TransmissionFlags.CAN_MULTI_CONN):
-                self._links.append(self._link(*self._connect(len(self._links) + 1)))
+                self._add_link(*self._connect(len(self._links) + 1))
         except DiskOpenError:
             self.close()
             raise
@@ -130,8 +133,8 @@ class NbdDisk(Disk):
         flags = self._export.flags
         return bool(flags & TransmissionFlags.HAS_FLAGS and flags & flag)
 
-    def _link(self, wire: Wire, agreed: Agreed) -> Link:
-        return Link(
+    def _add_link(self, wire: Wire, agreed: Agreed) -> None:
+        link = Link(
             self._address,
             wire,
             agreed,
@@ -140,6 +143,8 @@ class NbdDisk(Disk):
             ended=self._ended,
             lost=self._lost,
         )
+        self._links.append(link)
+        self._vouching.add(link)
 
     # -- told by the links, on their threads -----------------------------------------------------
 
@@ -159,21 +164,37 @@ class NbdDisk(Disk):
                 self._changes += 1
 
     def _lost(self, link: Link) -> None:
-        """If another connection lives, so does the server, and a flush there covers all."""
+        """If another connection to the same server lives, so does the server, and a flush there
+        covers all. One that was made again may be to another.
+        """
         with self._state:
-            alone = not any(other.connected for other in self._links)
-            if alone and self.volatile_cache and self._changes > self._flushed:
+            self._breaks += 1
+            self._vouching.discard(link)
+            if any(other.connected for other in self._vouching):
+                return
+            if self.volatile_cache and self._changes > self._flushed:
                 self._losses += 1
                 self._flushed = self._changes
+            self._vouch()
+
+    def _vouch(self) -> None:
+        """Nothing is left to vouch for: all that are connected do, for what comes."""
+        self._vouching = {link for link in self._links if link.connected}
 
     # -- requests --------------------------------------------------------------------------------
 
     async def _do(
-        self, command: Command, offset: int = 0, length: int = 0, flags: int = 0, data: Buffers = ()
+        self,
+        command: Command,
+        offset: int = 0,
+        length: int = 0,
+        flags: int = 0,
+        data: Buffers = (),
+        links: Collection[Link] = (),
     ) -> Any:
         request = Request(command, offset, length, flags=flags)
         request.buffers = data
-        link = min(self._links, key=lambda link: (not link.connected, link.load))
+        link = min(links or self._links, key=lambda link: (not link.connected, link.load))
         try:
             result = await link.perform(request)
         finally:
@@ -244,11 +265,20 @@ class NbdDisk(Disk):
             return
         with self._state:
             covered, told = self._changes, self._told
-        await self._do(Command.FLUSH)
-        with self._state:
-            losses = self._losses
-            self._told = max(self._told, losses)
-            self._flushed = max(self._flushed, covered)
+        is_told = False
+        while not is_told:
+            with self._state:
+                breaks, links = self._breaks, tuple(self._vouching)
+            await self._do(Command.FLUSH, links=links)
+            with self._state:
+                losses = self._losses
+                # If a connection was lost meanwhile, this may be the answer of another server.
+                is_told = breaks == self._breaks or losses > told
+                if is_told:
+                    self._told = max(self._told, losses)
+                    self._flushed = max(self._flushed, covered)
+                    if self._flushed == self._changes:
+                        self._vouch()
         if losses > told:
             raise IoError(
                 errno.EIO,

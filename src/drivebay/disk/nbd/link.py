@@ -349,6 +349,9 @@ class Link:
     def _resume(self, wire: Wire, agreed: Agreed) -> None:
         self._agreed = agreed
         with self._lock:
+            if self._closing.is_set():  # nobody would hang up
+                wire.close()
+                raise ConnectionAbortedError("the disk is being closed")
             self._wire = wire
             # Once it is claimed, its buffers may be used: nobody can give it up any more.
             self._pending = {c: one for c, one in self._pending.items() if one.claim()}
