@@ -7,7 +7,6 @@ import pytest
 from drivebay.cli import nvme
 from drivebay.cli.controllers import check_servable
 from drivebay.cli.errors import CliError, told
-from drivebay.cli.functions import build_function
 from drivebay.cli.kind import ControllerConfig
 from drivebay.controllers.nvme import Nvme
 from drivebay.platform.engine import Engine
@@ -41,7 +40,7 @@ def test_two_controllers_by_name() -> None:
     assert [[each.place for each in config.disks] for config in found] == [[3], [1]]
     assert [config.settings.queues for config in found] == [2, 64]
     engine = Engine(workers=0)
-    functions = [build_function(nvme.build, config, GuestMemory(), engine)[0] for config in found]
+    functions = [nvme.build(config, GuestMemory(), engine)[0] for config in found]
     names = {each.subsystem.nqn for each in functions if isinstance(each, Nvme)}
     assert len(names) == 2
     engine.close()
@@ -51,7 +50,7 @@ def test_memory_for_what_hosts_create() -> None:
     [found] = parse(controller=["nvme,id=a,spare=64M"])
     check_servable([found])
     engine = Engine(workers=0)
-    function, _ = build_function(nvme.build, found, GuestMemory(), engine)
+    function, _ = nvme.build(found, GuestMemory(), engine)
     assert isinstance(function, Nvme)
     assert function.subsystem.unallocated == 64 << 20
     engine.close()

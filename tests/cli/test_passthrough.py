@@ -12,7 +12,6 @@ from drivebay.ata.passthrough import Category, PassthroughDrive, RecordedAnswers
 from drivebay.cli import ide as ide_module
 from drivebay.cli import sata as sata_module
 from drivebay.cli.errors import told
-from drivebay.cli.functions import build_function
 from drivebay.disk.backends import sg
 from drivebay.disk.errors import DiskOpenError
 from drivebay.disk.spec import open_disk
@@ -52,7 +51,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def opened(engine: Engine, *ahci: str, ide: tuple[str, ...] = ()) -> list[PassthroughDrive]:
     [controller] = parse(ide=ide, ahci=ahci)
     build = sata_module.build if ahci else ide_module.build
-    _, found = build_function(build, controller, GuestMemory.of_size(1 << 20), engine)
+    _, found = build(controller, GuestMemory.of_size(1 << 20), engine)
     assert not found.disks
     return [each for each in found.devices if isinstance(each, PassthroughDrive)]
 

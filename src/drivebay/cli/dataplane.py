@@ -34,12 +34,14 @@ class DataPlane:
     @property
     def sizes(self) -> list[int]:
         """Bytes of the disks of each controller."""
-        return [sum(disk.byte_count for disk in served.disks) for served in self._served.values()]
+        return [
+            sum(disk.byte_count for disk in served.places.disks) for served in self._served.values()
+        ]
 
     @property
     def disks(self) -> list[Disk]:
         """All that were opened."""
-        return [disk for served in self._served.values() for disk in served.disks]
+        return [disk for served in self._served.values() for disk in served.places.disks]
 
     @property
     def persistent(self) -> bool:
@@ -73,7 +75,7 @@ class DataPlane:
 
     def _at_rest(self) -> bool:
         return not any(
-            served.server.connected or not all(device.at_rest for device in served.devices)
+            served.server.connected or not all(device.at_rest for device in served.places.devices)
             for served in self._served.values()
         )
 

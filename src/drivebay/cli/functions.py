@@ -4,74 +4,88 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from drivebay.cli.drives import Drive, open_drive
 from drivebay.cli.errors import CliError
-from drivebay.cli.kind import AtRest, ControllerConfig, Served
+from drivebay.cli.kind import ControllerConfig, Served
+from drivebay.cli.places import Places
 
 if TYPE_CHECKING:
     import socket
 
     from drivebay.ata.device import Device
     from drivebay.disk.contract import Disk
+    from drivebay.hosts.control.slot import Slot
     from drivebay.platform.engine import Engine
     from drivebay.platform.memory import GuestMemory
     from drivebay.platform.pci import PciFunction
 
-__all__ = ["Opened", "check_drives", "qemu", "serve_function"]
+__all__ = ["Built", "ata_places", "check_drives", "qemu", "serve_function"]
+
+AnyDrive = TypeVar("AnyDrive", bound=Drive)
+Built = tuple["PciFunction", Places[Any]]
 
 
-class Opened:
-    """The disks and devices of a controller that is being built: closed if that fails."""
+def ata_places(
+    attach: Callable[[AnyDrive, Device], None],
+    engine: Engine,
+    name: Callable[[AnyDrive], str],
+    *,
+    detach: Callable[[AnyDrive], object] | None = None,
+) -> Places[AnyDrive]:
+    """Places for ATA and ATAPI drives, which `attach` and `detach` plug in and pull."""
 
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self.disks: list[Disk] = []
-        self.devices: list[AtRest] = []
+    def open_disk(drive: AnyDrive) -> Disk | None:
+        return open_drive(drive) if drive.passed is None else None
 
-    def disk(self, disk: Disk) -> Disk:
-        """Take a disk that was opened."""
-        self._stack.callback(disk.close)
-        self.disks.append(disk)
-        return disk
+    def put(drive: AnyDrive, disk: Disk | None) -> Slot:
+        from drivebay.ata.packet import PacketDevice
+        from drivebay.hosts.control.slot import Slot
+        from drivebay.scsi.dvd import Dvd
 
-    def drive(self, drive: Drive, engine: Engine) -> Device:
-        """Open an ATA or ATAPI drive. Raises `CliError` and `DiskOpenError`."""
+        device: Device
         if drive.passed is not None:
-            device: Device = drive.passed.drive(engine, self._stack)
+            device = drive.passed.drive(engine, places.opened)
         else:
-            device = drive.device(self.disk(open_drive(drive)), engine)
-        self.devices.append(device)
-        return device
+            assert disk is not None
+            device = drive.device(disk, engine)
+        attach(drive, device)
+        places.devices.append(device)
+
+        def pull() -> Callable[[], bool]:
+            assert detach is not None
+            detach(drive)
+            places.devices.remove(device)
+            return lambda: device.at_rest
+
+        unit = device.unit if isinstance(device, PacketDevice) else None
+        return Slot(
+            disk,
+            drive.attachment.disk.text,
+            dvd=unit if isinstance(unit, Dvd) else None,
+            pull=pull if detach is not None and drive.passed is None else None,
+        )
+
+    places: Places[AnyDrive] = Places(open_disk, put, name, hot=detach is not None)
+    return places
 
 
-Build = Callable[[ControllerConfig, "GuestMemory", "Engine", Opened], "PciFunction"]
-
-
-def build_function(
-    build: Build, controller: ControllerConfig, memory: GuestMemory, engine: Engine
-) -> tuple[PciFunction, Opened]:
-    """The function, and what was opened for it. Raises `CliError` and `DiskOpenError`."""
-    with ExitStack() as stack:
-        opened = Opened(stack)
-        function = build(controller, memory, engine, opened)
-        stack.pop_all()
-    return function, opened
-
-
-def serve_function(build: Build) -> Callable[[ControllerConfig, Engine, socket.socket], Served]:
-    """What serves the functions that `build` makes. See `Kind.serve`."""
+def serve_function(
+    build: Callable[[ControllerConfig, GuestMemory, Engine], Built],
+    statistics: Callable[[Any], dict[str, int]] | None = None,
+) -> Callable[[ControllerConfig, Engine, socket.socket], Served]:
+    """What serves the functions that `build` makes (see `Kind.serve`), and says what one did."""
 
     def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket) -> Served:
         from drivebay.hosts.vfio_user.memory import ClientMemory
         from drivebay.hosts.vfio_user.server import VfioUserServer
 
         memory = ClientMemory()
-        function, opened = build_function(build, controller, memory, engine)
+        function, places = build(controller, memory, engine)
         server = VfioUserServer(function, memory, engine, listener, owned=False)
-        return Served(server, opened.disks, opened.devices)
+        counted = None if statistics is None else lambda: statistics(function)
+        return Served(server, places, counted)
 
     return serve
 

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 from drivebay.cli.drives import DRIVE_FLAGS, DRIVE_KEYS, Drive, check_names, said_of, taken
 from drivebay.cli.errors import CliError
-from drivebay.cli.functions import Opened, check_drives, qemu, serve_function
+from drivebay.cli.functions import Built, ata_places, check_drives, qemu, serve_function
 from drivebay.cli.kind import ControllerConfig, Kind
 from drivebay.disk.spec import Attachment
 
 if TYPE_CHECKING:
+    from drivebay.ata.device import Device
     from drivebay.platform.engine import Engine
     from drivebay.platform.memory import GuestMemory
-    from drivebay.platform.pci import PciFunction, PciIdentity
+    from drivebay.platform.pci import PciIdentity
 
 __all__ = ["KIND", "IdeDrive", "native_ide"]
 
@@ -111,19 +112,19 @@ def native_ide() -> PciIdentity:
     return PciIdentity(0x8086, 0x7111, 0x010185, revision=1)
 
 
-def build(
-    controller: ControllerConfig, memory: GuestMemory, engine: Engine, opened: Opened
-) -> PciFunction:
+def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> Built:
     """The function with its drives."""
     from drivebay.controllers.ide import PiixIde
     from drivebay.platform.interrupts import Line
 
     nowhere = (Line(lambda _level: None), Line(lambda _level: None))  # they are of compatibility
     piix = PiixIde(memory, nowhere, native_ide(), switchable=True)
-    for drive in controller.disks:
-        channel, unit = drive.place
-        piix.attach(channel, unit, opened.drive(drive, engine))
-    return piix
+
+    def attach(drive: IdeDrive, device: Device) -> None:
+        piix.attach(*drive.place, device)
+
+    places = ata_places(attach, engine, lambda drive: f"{'ps'[drive.place[0]]}{drive.place[1]}")
+    return piix, places.fill(controller.disks)
 
 
 KIND: Final = Kind(

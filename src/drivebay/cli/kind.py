@@ -6,7 +6,7 @@ kind's own option, as ``--ide SPEC,...``, says both at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +16,7 @@ from drivebay.disk.spec import Attachment
 if TYPE_CHECKING:
     import socket
 
-    from drivebay.disk.contract import Disk
+    from drivebay.cli.places import Places
     from drivebay.hosts.connection import SocketServer
     from drivebay.platform.engine import Engine
 
@@ -44,11 +44,10 @@ class AtRest(Protocol):
 
 @dataclass
 class Served:
-    """A controller on its socket, the disks that were opened for it, and what works on them."""
+    """A controller on its socket, and the places for its disks."""
 
     server: SocketServer
-    disks: list[Disk]
-    devices: Sequence[AtRest] = ()
+    places: Places[Any]
     statistics: Callable[[], dict[str, int]] | None = None
     """What it has done, where that is counted."""
 

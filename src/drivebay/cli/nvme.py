@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from drivebay.cli.drives import taken
 from drivebay.cli.errors import CliError
-from drivebay.cli.functions import Opened, qemu, serve_function
+from drivebay.cli.functions import Built, qemu, serve_function
 from drivebay.cli.kind import ControllerConfig, Kind, Options, number
 from drivebay.cli.memory import parse_memory
+from drivebay.cli.places import Places
 from drivebay.disk.spec import Attachment
 
 if TYPE_CHECKING:
+    from drivebay.controllers.nvme import Nvme
     from drivebay.disk.contract import Disk
+    from drivebay.hosts.control.slot import Slot
     from drivebay.platform.engine import Engine
     from drivebay.platform.memory import GuestMemory
-    from drivebay.platform.pci import PciFunction
 
 __all__ = ["KIND", "NvmeDisk", "NvmeSettings"]
 
@@ -124,14 +126,14 @@ def settings(options: Options, text: str) -> NvmeSettings:
     )
 
 
-def build(
-    controller: ControllerConfig, memory: GuestMemory, engine: Engine, opened: Opened
-) -> PciFunction:
-    """The controller with its namespaces. Hosts tell subsystems apart by their names, so no two
-    have the same.
+def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> Built:
+    """The controller with its namespaces, which may come and go. Hosts tell subsystems apart by
+    their names, so no two have the same.
     """
     from drivebay.controllers.nvme import Nvme, Subsystem
+    from drivebay.controllers.nvme.status import Status
     from drivebay.disk.backends.ram import RamDisk
+    from drivebay.hosts.control.slot import Slot
     from drivebay.platform.engine import Lookout
 
     def in_memory(size: int, sector_size: int) -> Disk:
@@ -147,11 +149,29 @@ def build(
         capacity=said.spare,
     )
     nvme = Nvme(memory, engine, subsystem=subsystem, queues=said.queues, linger=Lookout(engine))
-    for namespace in controller.disks:
-        disk = opened.disk(open_namespace(namespace))
-        nvme.add(namespace.place, disk, lba_size=namespace.block)
-    opened.devices.append(nvme)
-    return nvme
+
+    def put(wanted: NvmeDisk, disk: Disk | None) -> Slot:
+        assert disk is not None
+        namespace = nvme.add(wanted.place, disk, lba_size=wanted.block)
+
+        def pull() -> Callable[[], bool]:
+            nvme.remove(wanted.place)
+            return lambda: (
+                not subsystem.in_use(wanted.place)
+                and namespace.busy in (None, Status.SANITIZE_FAILED)
+            )
+
+        return Slot(disk, wanted.attachment.disk.text, pull=pull)
+
+    places = Places(open_namespace, put, lambda wanted: str(wanted.place), hot=True)
+    places.devices.append(nvme)
+    return nvme, places.fill(controller.disks)
+
+
+def statistics(nvme: Nvme) -> dict[str, int]:
+    """What the controller has done."""
+    found = nvme.controller.statistics.save()
+    return {name.replace("_", "-"): count for name, count in found.items()}
 
 
 KIND: Final = Kind(
@@ -162,7 +182,7 @@ KIND: Final = Kind(
     place=place,
     settings=settings,
     may_be_empty=lambda said: said.spare > 0,
-    serve=serve_function(build),
+    serve=serve_function(build, statistics),
     qemu=qemu,
     keys=("queues", "spare"),
     disk_flags=NVME_FLAGS,

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from drivebay.cli.drives import DRIVE_FLAGS, DRIVE_KEYS, Drive, check_names, said_of, taken
 from drivebay.cli.errors import CliError
-from drivebay.cli.functions import Opened, check_drives, qemu, serve_function
+from drivebay.cli.functions import Built, ata_places, check_drives, qemu, serve_function
 from drivebay.cli.kind import ControllerConfig, Kind
 from drivebay.disk.spec import Attachment
 
 if TYPE_CHECKING:
+    from drivebay.ata.device import Device
     from drivebay.platform.engine import Engine
     from drivebay.platform.memory import GuestMemory
-    from drivebay.platform.pci import PciFunction
 
 __all__ = ["KIND", "SataDrive"]
 
@@ -72,17 +72,25 @@ def place(drives: Iterable[SataDrive]) -> list[SataDrive]:
     return found
 
 
-def build(
-    controller: ControllerConfig, memory: GuestMemory, engine: Engine, opened: Opened
-) -> PciFunction:
-    """The adapter with its drives."""
+def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> Built:
+    """The adapter with its drives, which may be pulled, and others plugged in."""
     from drivebay.controllers.ahci import Ahci
 
     ports = max(LEAST_PORTS, *(drive.place + 1 for drive in controller.disks))
     ahci = Ahci(memory, engine, ports=ports)
-    for drive in controller.disks:
-        ahci.attach(drive.place, opened.drive(drive, engine))
-    return ahci
+
+    def attach(drive: SataDrive, device: Device) -> None:
+        if drive.place >= ports:
+            raise CliError(f"port {drive.place}", f"the adapter has {ports} ports, from 0 on")
+        ahci.attach(drive.place, device)
+
+    places = ata_places(
+        attach,
+        engine,
+        lambda drive: str(drive.place),
+        detach=lambda drive: ahci.detach(drive.place),
+    )
+    return ahci, places.fill(controller.disks)
 
 
 KIND: Final = Kind(

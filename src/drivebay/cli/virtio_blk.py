@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from drivebay.cli.errors import CliError
 from drivebay.cli.kind import ControllerConfig, Kind, Options, Served, number
+from drivebay.cli.places import Places
 from drivebay.disk.spec import Attachment
 
 if TYPE_CHECKING:
     import socket
 
+    from drivebay.disk.contract import Disk
+    from drivebay.hosts.control.slot import Slot
     from drivebay.platform.engine import Engine
 
 __all__ = ["KIND", "DiskConfig", "Rings", "chardev"]
@@ -67,13 +70,21 @@ def rings(options: Options, text: str) -> Rings:
 def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket) -> Served:
     """Open the disk and serve it."""
     from drivebay.controllers.virtio.block import BlockDevice
+    from drivebay.hosts.control.slot import Slot
     from drivebay.hosts.vhost_user.server import VhostUserServer
 
-    wanted: DiskConfig = controller.disks[0]
-    disk = wanted.attachment.disk.open(wanted.read_only)
-    device = BlockDevice(disk, engine, serial=wanted.serial, **asdict(controller.settings))
+    found: list[BlockDevice] = []
+
+    def put(wanted: DiskConfig, disk: Disk | None) -> Slot:
+        assert disk is not None
+        found.append(BlockDevice(disk, engine, serial=wanted.serial, **asdict(controller.settings)))
+        return Slot(disk, wanted.attachment.disk.text)
+
+    places = Places(lambda disk: disk.attachment.disk.open(disk.read_only), put, lambda _: "")
+    places.fill(controller.disks)
+    [device] = found
     server = VhostUserServer(device, engine, listener, owned=False)
-    return Served(server, [disk], statistics=device.statistics.as_dict)
+    return Served(server, places, device.statistics.as_dict)
 
 
 def chardev(controller: ControllerConfig, socket: str) -> list[str]:

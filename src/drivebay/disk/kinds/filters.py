@@ -12,8 +12,9 @@ from drivebay.disk.scanner import Kind, Node, Opener, Option, Scanner
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
     from drivebay.disk.filters.latency import Latency
+    from drivebay.disk.filters.throttle import Limits
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "latency", "limits"]
 
 UNITS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 LONGEST: Final = 3600.0
@@ -80,25 +81,7 @@ def _reserving(below: Node, path: str | None) -> Opener:
 
 def _delay(scanner: Scanner) -> Opener:
     """``delay:PROFILE:DISK``."""
-    start = scanner.position
-    if scanner.next.isdigit():
-        fixed = _duration(scanner)
-        _colon(scanner)
-        profile: Callable[[Disk], Latency] = _fixed(fixed)
-    else:
-        options = _settings(
-            scanner,
-            {
-                "fixed": _duration,
-                "average": _duration,
-                "p99": _duration,
-                "hdd": None,
-                "rpm": _number(1, 1_000_000),
-                "seek": _duration,
-                "seed": _number(0, 1 << 64),
-            },
-        )
-        profile = _profile(scanner, start, {name: one.value for name, one in options.items()})
+    profile = latency(scanner)
     below = scanner.disk()
 
     def make(disk: Disk) -> Disk:
@@ -107,6 +90,28 @@ def _delay(scanner: Scanner) -> Opener:
         return Delay(disk, profile(disk))
 
     return _over(below, make)
+
+
+def latency(scanner: Scanner) -> Callable[[Disk], Latency]:
+    """Read a profile and the colon after it: what makes it for a disk."""
+    start = scanner.position
+    if scanner.next.isdigit():
+        fixed = _duration(scanner)
+        _colon(scanner)
+        return _fixed(fixed)
+    options = _settings(
+        scanner,
+        {
+            "fixed": _duration,
+            "average": _duration,
+            "p99": _duration,
+            "hdd": None,
+            "rpm": _number(1, 1_000_000),
+            "seek": _duration,
+            "seed": _number(0, 1 << 64),
+        },
+    )
+    return _profile(scanner, start, {name: one.value for name, one in options.items()})
 
 
 def _fixed(seconds: float) -> Callable[[Disk], Latency]:
@@ -137,6 +142,21 @@ def _profile(scanner: Scanner, start: int, given: dict[str, Any]) -> Callable[[D
 
 def _throttle(scanner: Scanner) -> Opener:
     """``throttle:LIMITS:DISK``."""
+    given = limits(scanner)
+    below = scanner.disk()
+
+    def make(disk: Disk) -> Disk:
+        from drivebay.disk.filters.throttle import Throttle
+
+        return Throttle(disk, given)
+
+    return _over(below, make)
+
+
+def limits(scanner: Scanner) -> Limits:
+    """Read limits and the colon after them."""
+    from drivebay.disk.filters.throttle import Limits
+
     rate = _number(1, FASTEST)
     start = scanner.position
     options = _settings(
@@ -149,15 +169,7 @@ def _throttle(scanner: Scanner) -> Opener:
     )
     if not options.keys() - {"burst"}:
         raise scanner.error("a limit such as iops=500 or bps=20M", start)
-    given = {name.replace("-", "_"): one.value for name, one in options.items()}
-    below = scanner.disk()
-
-    def make(disk: Disk) -> Disk:
-        from drivebay.disk.filters.throttle import Limits, Throttle
-
-        return Throttle(disk, Limits(**given))
-
-    return _over(below, make)
+    return Limits(**{name.replace("-", "_"): one.value for name, one in options.items()})
 
 
 def _striped(scanner: Scanner) -> Opener:

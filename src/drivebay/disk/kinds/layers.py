@@ -10,7 +10,7 @@ from drivebay.disk.scanner import Kind, Node, Opener, Scanner, sector_size
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "sqldiff_file"]
 
 
 def _memdiff(scanner: Scanner) -> Opener:
@@ -58,11 +58,7 @@ def _sql(scanner: Scanner) -> Opener:
 
 def _sqldiff(scanner: Scanner) -> Opener:
     """``sqldiff:PATH[;create]:DISK``."""
-    path = scanner.word("a path", stops=";,:")
-    create = scanner.take(";")
-    at = scanner.position
-    if create and scanner.name() != "create":
-        raise scanner.error("create", at)
+    path, create = sqldiff_file(scanner)
     below = _below(scanner)
 
     def opener(read_only: bool) -> Disk:
@@ -83,6 +79,16 @@ def _sqldiff(scanner: Scanner) -> Opener:
             raise
 
     return opener
+
+
+def sqldiff_file(scanner: Scanner) -> tuple[str, bool]:
+    """Read ``PATH[;create]``: the file, and whether it is made if it is missing."""
+    path = scanner.word("a path", stops=";,:")
+    create = scanner.take(";")
+    at = scanner.position
+    if create and scanner.name() != "create":
+        raise scanner.error("create", at)
+    return path, create
 
 
 def _autocache(scanner: Scanner) -> Opener:

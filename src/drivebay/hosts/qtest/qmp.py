@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 
 from drivebay import __version__
-from drivebay.hosts.qtest.stream import Peer
+from drivebay.hosts.stream import Peer
 from drivebay.platform.engine import Engine
 from drivebay.platform.logs import RationedLog
 

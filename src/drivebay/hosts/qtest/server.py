@@ -10,7 +10,7 @@ from drivebay.hosts.qtest.monitor import Monitor
 from drivebay.hosts.qtest.qmp import QmpSession
 from drivebay.hosts.qtest.runstate import RunState
 from drivebay.hosts.qtest.session import QtestSession
-from drivebay.hosts.qtest.stream import Stream
+from drivebay.hosts.stream import Stream
 from drivebay.platform.machine import Machine
 
 __all__ = ["QtestHost"]

@@ -16,7 +16,7 @@ from typing import Final
 
 from drivebay.hosts.qtest.bus import Bus
 from drivebay.hosts.qtest.codec import MAX_DATA, Lines, Refused, number, shown
-from drivebay.hosts.qtest.stream import Peer
+from drivebay.hosts.stream import Peer
 from drivebay.platform.board import Board
 from drivebay.platform.logs import RationedLog
 from drivebay.platform.machine import VirtualClock

@@ -1,0 +1,136 @@
+"""What is served, as whoever controls it sees it: controllers, places, the disks in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from drivebay.disk.contract import Disk
+from drivebay.hosts.control.messages import Refused
+from drivebay.hosts.control.slot import Slot
+from drivebay.suspend import sleep
+
+__all__ = ["Bay", "Controller"]
+
+LOOK_AGAIN: Final = 0.005
+"""Seconds between two looks at whether a disk is still used."""
+
+
+@dataclass(eq=False)
+class Controller:
+    """A controller on a socket, with places by name; the one of a controller that has only one has
+    none.
+    """
+
+    id: str
+    kind: str
+    socket: str
+    slots: dict[str, Slot]
+    connected: Callable[[], bool]
+    statistics: Callable[[], Mapping[str, int]] = dict
+    add: Callable[[str], Coroutine[Any, Any, str]] | None = None
+    """Opens the disk that a text names, with options as on the command line, puts it into a place
+    and gives that its name; None where no disk can come. Raises `Refused` and `DiskOpenError`."""
+
+    def name(self, slot: str) -> str:
+        """What a place of it is called."""
+        return f"{self.id}/{slot}" if slot else self.id
+
+
+class Bay:
+    """The controllers. `changed` is called after what a restart would not bring back."""
+
+    def __init__(
+        self, controllers: Iterable[Controller] = (), changed: Callable[[], None] = lambda: None
+    ) -> None:
+        self.controllers = {controller.id: controller for controller in controllers}
+        self.changed = changed
+        self._leaving: dict[Disk, Callable[[], bool]] = {}
+
+    @property
+    def slots(self) -> Iterator[tuple[str, Slot]]:
+        """Every place by its name."""
+        for controller in self.controllers.values():
+            for place, slot in controller.slots.items():
+                yield controller.name(place), slot
+
+    def controller(self, name: str) -> Controller:
+        """Raises `Refused` if there is none of that name."""
+        found = self.controllers.get(name)
+        if found is None:
+            known = ", ".join(self.controllers)
+            raise Refused(f"there is no controller {name[:80]}", f"controllers: {known or 'none'}")
+        return found
+
+    def slot(self, name: str) -> Slot:
+        """The place of that name. Raises `Refused`."""
+        slot, inner = self._find(name)
+        if inner:
+            raise Refused(f"{name[:80]} is part of a disk", "a whole disk is wanted here")
+        return slot
+
+    def disk(self, name: str) -> Disk:
+        """The disk of that name, or the one inside another. Raises `Refused`."""
+        slot, inner = self._find(name)
+        disk = slot.disk
+        if disk is None:
+            raise Refused(f"{name[:80]}: there is no medium", "media.insert puts one in")
+        for number in inner:
+            below = disk.inner
+            if not number.isdecimal() or len(number) > 9 or int(number) >= len(below):
+                kinds = ", ".join(f"{at} {each.kind}" for at, each in enumerate(below))
+                raise Refused(f"there is no disk {name[:80]}", f"in {disk.kind}: {kinds or 'none'}")
+            disk = below[int(number)]
+        return disk
+
+    def _find(self, name: str) -> tuple[Slot, list[str]]:
+        first, *rest = name.split("/")
+        controller = self.controllers.get(first)
+        if controller is not None:
+            if (slot := controller.slots.get("")) is not None:
+                return slot, rest
+            if rest and (slot := controller.slots.get(rest[0])) is not None:
+                return slot, rest[1:]
+        known = ", ".join(name for name, _ in self.slots)
+        raise Refused(f"there is no disk {name[:80]}", f"disks: {known or 'none'}")
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is under way of disks that were taken away."""
+        return all(at_rest() for at_rest in self._leaving.values())
+
+    @property
+    def disks(self) -> list[Disk]:
+        """Every disk that is open."""
+        inside = [slot.disk for _, slot in self.slots]
+        return [*(disk for disk in inside if disk is not None), *self._leaving]
+
+    async def pull(self, name: str) -> None:
+        """Take a disk from its guest, and close it when nothing uses it. Raises `Refused`, and
+        `DiskError` of the last flush, after which it is closed, too.
+        """
+        slot = self.slot(name)
+        if slot.pull is None:
+            raise Refused(f"{name[:80]} cannot be taken away", "it lives as long as its controller")
+        disk, at_rest = slot.disk, slot.pull()
+        for controller in self.controllers.values():
+            for place in [place for place, each in controller.slots.items() if each is slot]:
+                del controller.slots[place]
+        self.changed()
+        if disk is not None:
+            await self.release(disk, at_rest)
+
+    async def release(self, disk: Disk, at_rest: Callable[[], bool]) -> None:
+        """Flush and close a disk that is in no place any more, when it is `at_rest`. Raises
+        `DiskError` of the flush.
+        """
+        self._leaving[disk] = at_rest
+        while not at_rest():
+            await sleep(LOOK_AGAIN)
+        try:
+            if not disk.read_only:
+                await disk.flush()
+        finally:
+            del self._leaving[disk]
+            disk.close()
