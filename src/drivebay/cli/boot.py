@@ -79,6 +79,7 @@ def command(
     drivebay boot --virtio-blk file:debian.img --firmware seabios -- -nic user
     drivebay boot --ahci mem:64M --run 'mkfs.ext4 -q /dev/sda && fsck.ext4 -f /dev/sda'
     drivebay boot --nvme mem:64M --run 'mkfs.ext4 -q /dev/nvme0n1 && fsck.ext4 -f /dev/nvme0n1'
+    drivebay boot --scsi mem:64M --run 'mkfs.ext4 -q /dev/sda && fsck.ext4 -f /dev/sda'
     drivebay boot --host unicorn --ide file:disk.img
     """
     from drivebay.guests.qemu import find_qemu

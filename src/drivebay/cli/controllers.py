@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import click
 
-from drivebay.cli import ide, nvme, sata, virtio_blk
+from drivebay.cli import ide, nvme, sata, scsi, virtio_blk
 from drivebay.cli.errors import CliError
 from drivebay.cli.kind import ControllerConfig, Kind, Options
 from drivebay.disk.spec import parse_attachment
@@ -30,7 +30,7 @@ __all__ = [
     "parse_controllers",
 ]
 
-KINDS: Final = {kind.name: kind for kind in (virtio_blk.KIND, ide.KIND, sata.KIND, nvme.KIND)}
+KINDS: Final = {module.KIND.name: module.KIND for module in (virtio_blk, scsi, ide, sata, nvme)}
 
 Words = Sequence[tuple[str, str]]
 """Options that name controllers and disks, each with its text: ``("ide", "mem:64M,dvd")``."""

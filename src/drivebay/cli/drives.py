@@ -21,6 +21,7 @@ __all__ = [
     "DRIVE_KEYS",
     "Attached",
     "Drive",
+    "check_dvd",
     "check_names",
     "open_drive",
     "said_of",
@@ -131,18 +132,24 @@ def open_drive(drive: Drive) -> Disk:
     """
     disk = drive.attachment.disk.open(drive.read_only or drive.dvd)
     text = drive.attachment.disk.text
-    error = None
-    if drive.dvd and disk.byte_count % DVD_BLOCK:
-        error = CliError(
+    try:
+        if drive.dvd:
+            check_dvd(text, disk)
+        elif disk.sector_count > MAX_SECTORS:
+            raise CliError(
+                f"{text}: {disk.sector_count} sectors are more than an ATA drive can have",
+                "2^48 sectors, as many as a sector number has bits for",
+            )
+    except CliError:
+        disk.close()
+        raise
+    return disk
+
+
+def check_dvd(text: str, disk: Disk) -> None:
+    """Raise `CliError` if `disk` cannot be a DVD."""
+    if disk.byte_count % DVD_BLOCK:
+        raise CliError(
             f"{text}: {disk.byte_count} bytes are no DVD",
             f"a DVD is a whole number of blocks of {DVD_BLOCK} bytes; without dvd it is a disk",
         )
-    elif disk.sector_count > MAX_SECTORS:
-        error = CliError(
-            f"{text}: {disk.sector_count} sectors are more than an ATA drive can have",
-            "2^48 sectors, as many as a sector number has bits for",
-        )
-    if error is not None:
-        disk.close()
-        raise error
-    return disk

@@ -51,6 +51,7 @@ def command(
     drivebay serve --virtio-blk 'memdiff:file:base.img' --virtio-blk mem:1G
     drivebay serve --ahci file:disk.img,socket=/tmp/ahci.sock --ahci iso:cd.iso,dvd
     drivebay serve --nvme file:disk.img --nvme mem:1G,nsid=7
+    drivebay serve --scsi file:disk.img --scsi iso:cd.iso,dvd,lun=7
     """
     if exit_with_parent:
         end_with_parent(os.getppid())

@@ -46,8 +46,7 @@ guest_log = RationedLog(log)
 MOST_LUNS: Final = 1 << 14
 """Of flat space addressing, SAM-5 section 4.7.7.3."""
 WELL_KNOWN: Final = MOST_LUNS
-"""The number of the REPORT LUNS well known logical unit, which every target has (SPC-4 section 8.2).
-"""
+"""The number of the REPORT LUNS well known logical unit, SPC-4 section 8.2; all targets have it."""
 WELL_KNOWN_FIELD: Final = 0xC101
 WELL_KNOWN_UNIT: Final = 0x1E
 NO_UNIT: Final = 0x7F

@@ -1,0 +1,178 @@
+"""``--scsi``: SCSI disks and DVD drives on a virtio SCSI host, over vhost-user."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from drivebay.cli.drives import check_dvd, taken
+from drivebay.cli.errors import CliError
+from drivebay.cli.kind import ControllerConfig, Kind, Options, Served
+from drivebay.cli.places import Places
+from drivebay.cli.virtio_blk import Rings, chardev, rings
+from drivebay.disk.spec import Attachment
+
+if TYPE_CHECKING:
+    import socket
+
+    from drivebay.disk.contract import Disk
+    from drivebay.hosts.control.slot import Slot
+    from drivebay.platform.engine import Engine
+    from drivebay.scsi.server import DeviceServer
+
+__all__ = ["KIND", "ScsiUnit", "attach", "place"]
+
+MOST_LUNS: Final = 1 << 14
+PLATE: Final = {"serial": 252, "vendor": 8, "product": 16}
+"""ASCII characters that there is room for, SPC-4 sections 6.6.2 and 7.8.15."""
+
+
+@dataclass(frozen=True)
+class ScsiUnit:
+    """A disk to be a logical unit; `lun` is None where any will do."""
+
+    attachment: Attachment
+    read_only: bool = False
+    dvd: bool = False
+    lun: int | None = None
+    serial: str | None = None
+    vendor: str | None = None
+    product: str | None = None
+
+    @property
+    def place(self) -> int:
+        """The LUN, once `place` has given it one."""
+        assert self.lun is not None
+        return self.lun
+
+
+def attach(attachment: Attachment, options: Options) -> ScsiUnit:
+    """The unit that checked options describe. Raises `CliError`."""
+    text = attachment.text
+    lun = options.get("lun")
+    if lun is not None and not (str(lun).isdecimal() and int(lun) < MOST_LUNS):
+        raise CliError(f"{text}: lun={lun}", f"a number from 0 to {MOST_LUNS - 1}")
+    plate: dict[str, str] = {}
+    for name, room in PLATE.items():
+        if name not in options:
+            continue
+        plate[name] = str(options[name])
+        if not (plate[name].isascii() and plate[name].isprintable() and len(plate[name]) <= room):
+            raise CliError(f"{text}: {name}={plate[name]}", f"{room} ASCII characters at most")
+    return ScsiUnit(
+        attachment,
+        bool(options.get("ro")),
+        bool(options.get("dvd")),
+        None if lun is None else int(lun),
+        **plate,
+    )
+
+
+def place(units: Iterable[ScsiUnit]) -> list[ScsiUnit]:
+    """The units by LUN; those without one get the first that is free.
+
+    Raises `CliError` if two want the same one, or there are more than a target has.
+    """
+    units = sorted(units, key=lambda unit: unit.lun is None)  # those who choose come first
+    if len(units) > MOST_LUNS:
+        raise CliError(f"{len(units)} units", f"a target has {MOST_LUNS}")
+    placed: dict[int, ScsiUnit] = {}
+    free = 0
+    for unit in units:
+        while free in placed:
+            free += 1
+        lun = free if unit.lun is None else unit.lun
+        if lun in placed:
+            raise taken(unit, f"lun {lun}", [placed[lun]], [f"lun={free}"])
+        placed[lun] = replace(unit, lun=lun)
+    return [placed[lun] for lun in sorted(placed)]
+
+
+def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket) -> Served:
+    """Open the disks and serve them, all by one target."""
+    from drivebay.controllers.virtio.scsi import ScsiDevice
+    from drivebay.hosts.control.slot import Slot
+    from drivebay.hosts.vhost_user.server import VhostUserServer
+    from drivebay.scsi.dvd import Dvd
+    from drivebay.scsi.target import Target
+
+    said: Rings = controller.settings
+    target = Target(engine)
+
+    def open_unit(unit: ScsiUnit) -> Disk:
+        return unit.attachment.disk.open(unit.read_only or unit.dvd)
+
+    def put(unit: ScsiUnit, disk: Disk | None) -> Slot:
+        assert disk is not None
+        server = _server_of(unit, disk, controller)
+        target.add(unit.place, server)
+
+        def pull() -> Callable[[], bool]:
+            ended: list[bool] = []
+            target.abort_task_set(unit.place, lambda: ended.append(True))
+            target.remove(unit.place)
+            return lambda: bool(ended)
+
+        dvd = server if isinstance(server, Dvd) else None
+        return Slot(disk, unit.attachment.disk.text, dvd=dvd, pull=pull)
+
+    places = Places(open_unit, put, lambda unit: str(unit.place), hot=True)
+    places.devices.append(target)
+    places.fill(controller.disks)
+    device = ScsiDevice(target, engine, **asdict(said))
+    server = VhostUserServer(device, engine, listener, owned=False)
+    return Served(server, places)
+
+
+def _server_of(unit: ScsiUnit, disk: Disk, controller: ControllerConfig) -> DeviceServer:
+    """The logical unit around its open disk. Raises `CliError` for one that it cannot hold.
+
+    Guests tell units apart by their names, so no two have the same unless they are the same disk;
+    and reservations tell initiators apart by theirs, so ours is that of its socket.
+    """
+    from drivebay.disk.errors import InvalidInput
+    from drivebay.scsi.disk import ScsiDisk
+    from drivebay.scsi.disk.reservations import transport_id
+    from drivebay.scsi.dvd import Dvd
+
+    path = f"{controller.id} {controller.socket}"
+    initiator = transport_id(hashlib.sha256(path.encode()).digest()[:8])
+    own = hashlib.sha256(f"{path} {unit.place}".encode()).hexdigest()[:20].upper()
+    plate = {name: text for name in PLATE if (text := getattr(unit, name)) is not None}
+    try:
+        if unit.dvd:
+            check_dvd(unit.attachment.disk.text, disk)
+            return Dvd(disk, **{"serial": own, **plate})
+        if disk.disk_id is None:
+            plate = {"serial": own, **plate}
+        return ScsiDisk(disk, **plate, initiator=initiator)
+    except InvalidInput as error:
+        raise CliError(f"{unit.attachment.disk.text}: {error}") from None
+
+
+def qemu(controller: ControllerConfig, socket: str) -> list[str]:
+    """QEMU's arguments for a controller."""
+    said: Rings = controller.settings
+    return [
+        *chardev(controller, socket),
+        "-device",
+        f"vhost-user-scsi-pci,chardev={controller.id},num_queues={said.queues}"
+        f",virtqueue_size={said.queue_size}",
+    ]
+
+
+KIND: Final = Kind(
+    name="scsi",
+    form="SPEC[,ro][,lun=N][,dvd][,serial=S][,vendor=V][,product=P][,socket=PATH]",
+    help="A SCSI disk or DVD drive on a virtio SCSI host.",
+    attach=attach,
+    place=place,
+    settings=rings,
+    serve=serve,
+    qemu=qemu,
+    keys=("queues", "queue-size"),
+    disk_flags=("ro", "dvd"),
+    disk_keys=("lun", *PLATE),
+)
