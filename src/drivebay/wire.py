@@ -235,7 +235,7 @@ class Struct:
 
     def pack(self) -> bytes:
         """The struct as bytes."""
-        return self.layout.pack(*(getattr(self, field.name) for field in fields(cast("Any", self))))
+        return self.layout.pack(*vars(self).values())  # a dataclass sets its fields in order
 
 
 class At(NamedTuple):
