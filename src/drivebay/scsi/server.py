@@ -109,8 +109,8 @@ class DeviceServer:
     def direct(
         self, cdb: bytes, data_in: Buffers, data_out: Buffers
     ) -> tuple[int, Operation] | None:
-        """The whole of `cdb` in one step, and how many bytes it moves, where nothing speaks against
-        it. None for whatever is not the most usual of commands: `execute` it.
+        """The whole of `cdb`, and how many bytes it moves, where nothing speaks against it. None
+        for whatever is not the most usual of commands: `execute` it. Raises `CheckCondition`.
         """
         return None
 

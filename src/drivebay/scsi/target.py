@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from drivebay.disk.buffers import cut
-from drivebay.disk.contract import Buffers, byte_length
+from drivebay.disk.contract import Buffers, Operation, byte_length
 from drivebay.platform.engine import Engine
 from drivebay.platform.engine import Task as Running
 from drivebay.platform.logs import RationedLog
@@ -36,7 +36,7 @@ from drivebay.scsi.sense import (
 from drivebay.scsi.server import DeviceServer, request_sense
 from drivebay.scsi.status import Aborted, Conflict, Status
 from drivebay.scsi.task import Direction, Task
-from drivebay.suspend import Cancelled
+from drivebay.suspend import DONE, Cancelled
 
 __all__ = ["MOST_LUNS", "Attribute", "Done", "Outcome", "Request", "Target", "lun_field", "lun_of"]
 
@@ -231,41 +231,31 @@ class Target:
             done(self._answer(lun, unit, cdb, data_in))
             return None
         tasks = self._tasks[lun]
+        direct = None
+        if attribute is Attribute.SIMPLE and not tasks.firsts and not tasks.waiting:
+            try:
+                direct = unit.direct(cdb, data_in, data_out)
+            except Exception as error:
+                done(_failed(unit, cdb, error))
+                return None
+            if direct is not None and direct[1] is DONE:  # mostly: nothing more is made of it
+                done(Outcome(Status.GOOD, b"", direct[0]))
+                return None
         request = Request(unit, tasks, cdb, tag, data_in, data_out, done, attribute)
         if tasks.must_wait(request) or (tasks.waiting and attribute is not Attribute.HEAD_OF_QUEUE):
             tasks.waiting.append(request)
         else:
-            self._start(tasks, request)
+            self._start(tasks, request, direct)
         return None if request.ended else request
 
-    def _start(self, tasks: _TaskSet, request: Request) -> None:
-        """Take its first step, which mostly is the last: then it was in no task set."""
-        direct = request.unit.direct(request.cdb, request.data_in, request.data_out)
-        if direct is None:
-            self._run(tasks, request)
-            return
-        moved, operation = direct
-        try:
-            suspension = next(operation.__await__(), None)
-        except Exception as error:
-            request.end(_failed(request, error))
-            return
-        if suspension is None:
-            request.end(Outcome(Status.GOOD, transferred=moved))
-            return
-        self._enter(tasks, request)
-        ended = partial(self._ended, tasks, request, moved)
-        request.running = Running(self._engine, operation, ended, suspension)
-
-    def _run(self, tasks: _TaskSet, request: Request) -> None:
-        self._enter(tasks, request)
-        ended = partial(self._ended, tasks, request, None)
-        request.running = self._engine.start(_perform(request), ended)
-
-    @staticmethod
-    def _enter(tasks: _TaskSet, request: Request) -> None:
+    def _start(
+        self, tasks: _TaskSet, request: Request, direct: tuple[int, Operation] | None = None
+    ) -> None:
+        moved, operation = direct or (None, _perform(request))
         tasks.running[request] = None
         tasks.firsts += request.attribute is not Attribute.SIMPLE
+        ended = partial(self._ended, tasks, request, moved)
+        request.running = self._engine.start(operation, ended)
 
     def _ended(
         self,
@@ -275,11 +265,11 @@ class Target:
         outcome: Any,
         error: BaseException | None,
     ) -> None:
-        """It has ended, after it had to wait, or the long way."""
+        """It has ended. Of one that was direct, `moved` are the bytes it has moved."""
         del tasks.running[request]
         tasks.firsts -= request.attribute is not Attribute.SIMPLE
         if error is not None:
-            outcome = _failed(request, error)
+            outcome = _failed(request.unit, request.cdb, error, reset=request.reset)
         elif moved is not None:
             outcome = Outcome(Status.GOOD, transferred=moved)
         request.end(outcome)
@@ -428,15 +418,17 @@ async def _move(task: Task, data_in: Buffers, data_out: Buffers) -> Outcome:
     return Outcome(Status.GOOD, transferred=moved)
 
 
-def _failed(request: Request, error: BaseException) -> Outcome:
+def _failed(
+    unit: DeviceServer, cdb: bytes, error: BaseException, *, reset: bool = False
+) -> Outcome:
     if isinstance(error, CheckCondition):
-        return Outcome(Status.CHECK_CONDITION, request.unit.told_sense(error.sense))
+        return Outcome(Status.CHECK_CONDITION, unit.told_sense(error.sense))
     if isinstance(error, Conflict):
         return Outcome(Status.RESERVATION_CONFLICT)
     if isinstance(error, Aborted | Cancelled):
-        return Outcome(Status.TASK_ABORTED, aborted=True, reset=request.reset)
-    guest_log.error("unexpected error in %s", request.cdb.hex(), exc_info=error)
-    return Outcome(Status.CHECK_CONDITION, request.unit.told_sense(INTERNAL_TARGET_FAILURE))
+        return Outcome(Status.TASK_ABORTED, aborted=True, reset=reset)
+    guest_log.error("unexpected error in %s", cdb.hex(), exc_info=error)
+    return Outcome(Status.CHECK_CONDITION, unit.told_sense(INTERNAL_TARGET_FAILURE))
 
 
 def _unpack(kind: Any, cdb: bytes) -> Any:

@@ -25,7 +25,6 @@ from drivebay.controllers.virtio.scsi_registers import (
     ScsiEventKind,
     ScsiFeature,
     ScsiFunction,
-    ScsiRequest,
     ScsiResponse,
     TaskManagementRequest,
 )
@@ -50,9 +49,8 @@ SINGLE_LEVEL: Final = 0x01
 CHANGED: Final = (0x28, 0x2A)
 """Codes of the unit attentions that are changes of a unit's parameters: another medium, another
 capacity, other mode parameters."""
-unpack_request = ScsiRequest.layout.unpack_from
 
-ATTRIBUTES: Final = {
+ATTRIBUTES: Final[dict[int, Attribute]] = {
     ScsiAttribute.ORDERED: Attribute.ORDERED,
     ScsiAttribute.HEAD: Attribute.HEAD_OF_QUEUE,
 }
@@ -154,16 +152,16 @@ class ScsiDevice(RingDevice):
         """Parse the command and give it to the target. Returns the bytes written, or None."""
         sizes = self._sizes
         frame = asked, answer, data_in, data_out = frame_of(runner.queue.memory, rows, sizes)
-        if len(asked) < sizes.request or (data_in and data_out):  # INOUT is not on offer
+        if asked is None or (data_in and data_out):  # INOUT is not on offer
             return refusal(answer, sizes, ScsiResponse.FAILURE)
-        field, tag, attribute, _, _ = unpack_request(asked)
+        field, tag, attribute, _, _, cdb = asked
         lun = self._luns.get(field)
         if lun is None and (lun := _lun(field)) is None:
             return refusal(answer, sizes, ScsiResponse.BAD_TARGET)
         command = Command(runner, head, frame, sizes)
         request = self.target.submit(
             lun,
-            asked[ScsiRequest.size :],
+            cdb,
             tag,
             data_in,
             data_out,

@@ -25,7 +25,7 @@ from drivebay.platform.memory import GuestMemory
 from drivebay.platform.virtio import RingError
 from drivebay.scsi.target import Outcome, Request
 
-__all__ = ["Command", "Frame", "Sizes", "frame_of", "refusal"]
+__all__ = ["Asked", "Command", "Frame", "Sizes", "frame_of", "refusal"]
 
 MOST_BYTES: Final = (1 << 32) - 1
 """Of either direction of a chain (section 2.7.5.2)."""
@@ -39,17 +39,22 @@ class Sizes:
     def __init__(self, sense: int = SENSE_BYTES, cdb: int = CDB_BYTES) -> None:
         self.sense, self.cdb = sense, cdb
         self.request, self.answer = ScsiRequest.size + cdb, ScsiAnswer.size + sense
+        self.with_cdb = Struct(f"{ScsiRequest.layout.format}{cdb}s")
         self.no_sense = Struct(f"{ScsiAnswer.layout.format}{sense}x")
         """An answer without sense data, all of it, as what follows counts from its end."""
 
 
-Frame = tuple[bytes, list[memoryview], list[memoryview], list[memoryview]]
-"""A command taken apart: its request, less if that is not there; the memory of its answer; its data
-that the device writes, and those that it reads. A plain tuple for speed, as for blocks."""
+Asked = tuple[bytes, int, int, int, int, bytes]
+"""The fields of a `ScsiRequest`, and the CDB."""
+
+Frame = tuple[Asked | None, list[memoryview], list[memoryview], list[memoryview]]
+"""A command taken apart: what is asked; the memory of its answer; its data that the device writes,
+and those that it reads. A plain tuple for speed, as for blocks."""
 
 
 def frame_of(memory: GuestMemory, rows: Rows, sizes: Sizes) -> Frame:
-    """The command, cut and placed anywhere. Its request is empty if it names memory that is none.
+    """The command, cut and placed anywhere. It asks nothing if its request is not whole, or if it
+    names memory that is none.
 
     Raises `RingError` if there is no room for an answer, since then nothing can be answered, and if
     the chain has 2^32 bytes or more (section 2.7.5.2).
@@ -64,9 +69,11 @@ def frame_of(memory: GuestMemory, rows: Rows, sizes: Sizes) -> Frame:
     if max(room, byte_length(readable)) > MOST_BYTES:
         raise RingError("a chain of 2^32 bytes")
     request = take(readable, sizes.request)
+    whole = len(request) == sizes.request and fault is None
+    asked = sizes.with_cdb.unpack(request) if whole else None
     answer, data_in = cut(writable, 0, sizes.answer), cut(writable, sizes.answer, room)
     data_in = [buffer for buffer in data_in if len(buffer)]
-    return b"" if fault is not None else request, answer, data_in, readable
+    return asked, answer, data_in, readable
 
 
 def _plain(window: tuple[int, int, memoryview], rows: Rows, sizes: Sizes) -> Frame | None:
@@ -77,7 +84,7 @@ def _plain(window: tuple[int, int, memoryview], rows: Rows, sizes: Sizes) -> Fra
     head, length = rows[0] - start, rows[1]
     if length != sizes.request or rows[2] & WRITE or not 0 <= head <= size - length:
         return None
-    request = bytes(ram[head : head + length])
+    asked = sizes.with_cdb.unpack_from(ram, head)
     answer: list[memoryview] = []
     data_in: list[memoryview] = []
     data_out: list[memoryview] = []
@@ -97,7 +104,7 @@ def _plain(window: tuple[int, int, memoryview], rows: Rows, sizes: Sizes) -> Fra
             answer.append(ram[at : at + length])
         else:
             return None
-    return (request, answer, data_in, data_out) if answer and total <= MOST_BYTES else None
+    return (asked, answer, data_in, data_out) if answer and total <= MOST_BYTES else None
 
 
 def refusal(answer: Buffers, sizes: Sizes, response: ScsiResponse) -> int:

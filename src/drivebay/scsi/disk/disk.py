@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from struct import Struct
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ from drivebay.scsi.sense import (
 )
 from drivebay.scsi.server import Command, DeviceServer, Needs
 from drivebay.scsi.status import Aborted, Conflict
-from drivebay.suspend import sleep
+from drivebay.suspend import DONE, sleep
 
 __all__ = ["ScsiDisk"]
 
@@ -154,11 +155,18 @@ class ScsiDisk(DeviceServer):
             return None
         if (len(buffers[0]) if len(buffers) == 1 else byte_length(buffers)) != length:
             return None
-        if not writes:
-            return length, self.read(lba, buffers)
-        if self.disk.read_only:
-            return None
-        return length, self.write(lba, buffers, bool(flags & FUA))
+        try:
+            if not writes:
+                operation = self.disk.read(lba, buffers)
+                return length, operation if operation is DONE else self._told_of(
+                    lambda: operation, lba
+                )
+            if self.disk.read_only or self.gate.closed:
+                return None
+            operation = self.disk.write(lba, buffers, bool(flags & FUA) or not self._write_cache)
+            return length, operation if operation is DONE else self._inside(operation, lba)
+        except DiskError as error:
+            raise self._failed(error, lba, writing=writes) from error
 
     def check_range(self, lba: int, count: int) -> None:
         """Raise LOGICAL BLOCK ADDRESS OUT OF RANGE unless the blocks are on the disk, or, of no
@@ -172,10 +180,7 @@ class ScsiDisk(DeviceServer):
 
     async def read(self, lba: int, buffers: Buffers) -> None:
         """Fill `buffers`."""
-        try:
-            await self.disk.read(lba, buffers)
-        except DiskError as error:
-            raise self._failed(error, lba) from error
+        await self._told_of(partial(self.disk.read, lba, buffers), lba)
 
     async def write(self, lba: int, buffers: Buffers, fua: bool) -> None:
         """Write, when nobody wants to be alone with the disk."""
@@ -184,33 +189,24 @@ class ScsiDisk(DeviceServer):
 
     async def write_alone(self, lba: int, buffers: Buffers, fua: bool) -> None:
         """Write, as one who is behind the gate already."""
-        try:
-            await self.disk.write(lba, buffers, fua or not self.write_cache)
-        except DiskError as error:
-            raise self._failed(error, lba, writing=True) from error
+        stable = fua or not self.write_cache
+        await self._told_of(partial(self.disk.write, lba, buffers, stable), lba, writing=True)
 
     async def write_zeroes(self, lba: int, count: int, unmap: bool) -> None:
         """Write zeroes; with `unmap` their space may be given back."""
         async with self.gate:
-            try:
-                await self.disk.write_zeroes(lba, count, not self.write_cache, unmap)
-            except DiskError as error:
-                raise self._failed(error, lba, writing=True) from error
+            stable = not self.write_cache
+            zeroes = partial(self.disk.write_zeroes, lba, count, stable, unmap)
+            await self._told_of(zeroes, lba, writing=True)
 
     async def unmap(self, lba: int, count: int) -> None:
         """Give back space."""
         async with self.gate:
-            try:
-                await self.disk.unmap(lba, count)
-            except DiskError as error:
-                raise self._failed(error, lba, writing=True) from error
+            await self._told_of(partial(self.disk.unmap, lba, count), lba, writing=True)
 
     async def flush(self) -> None:
         """Make stable what was written."""
-        try:
-            await self.disk.flush()
-        except DiskError as error:
-            raise self._failed(error, None, writing=True) from error
+        await self._told_of(self.disk.flush, None, writing=True)
 
     async def extents(self, lba: int, count: int) -> list[Extent]:
         """What the medium holds."""
@@ -233,6 +229,20 @@ class ScsiDisk(DeviceServer):
             expected = b"".join(cut(data, start, start + len(found)))
             if expected != bytes(found):  # as bytes they are compared at once
                 raise miscompare(expected, bytes(found), start)
+
+    async def _inside(self, operation: Operation, lba: int) -> None:
+        """The rest of a write."""
+        async with self.gate:
+            await self._told_of(lambda: operation, lba, writing=True)
+
+    async def _told_of(
+        self, begin: Callable[[], Operation], lba: int | None, writing: bool = False
+    ) -> None:
+        """An operation of the disk, and what went wrong as SCSI says it."""
+        try:
+            await begin()
+        except DiskError as error:
+            raise self._failed(error, lba, writing) from error
 
     def _failed(self, error: DiskError, lba: int | None, writing: bool = False) -> Exception:
         if isinstance(error, ReservationConflict):

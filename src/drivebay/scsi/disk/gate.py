@@ -21,6 +21,11 @@ class Gate:
         self._inside = 0
         self._empty: Promise[None] | None = None
 
+    @property
+    def closed(self) -> bool:
+        """Whether somebody is alone, or wants to be."""
+        return self._wanted > 0
+
     async def __aenter__(self) -> None:
         if self._wanted:
             async with self._turn:
