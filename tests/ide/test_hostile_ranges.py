@@ -6,9 +6,9 @@ import struct
 
 import pytest
 
-from drivebay.ata.command import Aborted
 from drivebay.ata.disk import AtaDisk
 from drivebay.disk.backends.ram import RamDisk
+from drivebay.disk.bad import TooManyRanges
 from drivebay.platform.engine import Engine
 from drivebay.platform.memory import GuestMemory
 from drivebay.testing import RecordingDisk
@@ -245,7 +245,7 @@ def test_hostile_4_11_sectors_declared_bad_are_bounded(
     assert isinstance(drive, AtaDisk)
     for lba in range(0, 2048, 2):  # one by one, as WRITE UNCORRECTABLE EXT does
         drive.bad.add(lba, 1)
-    with pytest.raises(Aborted):
+    with pytest.raises(TooManyRanges):
         drive.bad.add(2048, 1)
     drive.bad.add(1, 2047)
     drive.bad.add(2048, 1024)
