@@ -40,6 +40,9 @@ class Watcher:
         self.before: Callable[[Command], Awaitable[Command]] | None = None
         self.after: Callable[[Completion], Awaitable[Completion]] | None = None
 
+    async def enable(self) -> None:
+        self.seen.append((0, -1))
+
     async def command(self, sqid: int, command: Command) -> Command:
         self.seen.append((sqid, command.opcode))
         return command if self.before is None else await self.before(command)
@@ -58,6 +61,7 @@ def test_everything_is_seen_and_nothing_changed(make_bench: MakeBench) -> None:
     assert namespace.read(8, 8) == noise(4096, 2)
     with pytest.raises(NvmeError):
         namespace.read(2048, 1)
+    assert watcher.seen[0] == (0, -1)
     assert (0, AdminOpcode.IDENTIFY) in watcher.seen
     assert watcher.ends[-3:] == [
         (NvmOpcode.WRITE, 0),

@@ -15,7 +15,7 @@ from drivebay.controllers.nvme.interrupts import Interrupts, Vectors
 from drivebay.controllers.nvme.logpages import Logs, Statistics
 from drivebay.controllers.nvme.namespace import Namespace
 from drivebay.controllers.nvme.nvm import NvmCommands
-from drivebay.controllers.nvme.observer import Observer
+from drivebay.controllers.nvme.observer import Dropped, Observer
 from drivebay.controllers.nvme.opcodes import ErrorEvent, EventType, LogId, NoticeEvent, Psdt
 from drivebay.controllers.nvme.queues import CompletionQueue, SubmissionQueue, reachable
 from drivebay.controllers.nvme.registers import (
@@ -37,7 +37,7 @@ from drivebay.controllers.nvme.subsystem import Subsystem
 from drivebay.controllers.nvme.transfer import prp_views, sgl_views
 from drivebay.controllers.nvme.worker import Worker, too_long
 from drivebay.disk.buffers import gather, scatter
-from drivebay.platform.engine import Engine
+from drivebay.platform.engine import Engine, Task
 from drivebay.platform.interrupts import Line
 from drivebay.platform.logs import RationedLog
 from drivebay.platform.memory import GuestMemory
@@ -115,6 +115,9 @@ class Controller:
         self.aqa = self.asq = self.acq = 0
         self.turns = Turns.of(self.features.arbitration, weighted=False)
         self._working = False
+        self._observed = True
+        """An observer has let it get ready, or there is none."""
+        self._enabling: Task | None = None
         self._leaving: set[SubmissionQueue] = set()
         self._life = 0
         end = DOORBELLS_AT + 2 * (queues + 1) * self.doorbell_bytes
@@ -416,11 +419,24 @@ class Controller:
         cq.users = 1
         self.queues_changed()
         self.arbitration_changed()
-        self._look_ready()
+        if self.worker.observer is None:
+            self._look_ready()
+        else:
+            self._observed = False
+            enabled = partial(self._let, self._life)
+            self._enabling = self.engine.start(self.worker.observer.enable(), enabled)
+
+    def _let(self, life: int, _value: Any, error: BaseException | None) -> None:
+        """The observer lets it get ready, or does not."""
+        if life == self._life:
+            self._observed = not isinstance(error, Dropped)
+            if self._observed and error is not None:
+                log.error("nvme: an observer has failed", exc_info=error)
+            self._look_ready()
 
     def _look_ready(self) -> None:
-        """Ready, as soon as nothing of an earlier life is under way."""
-        if self.cc.EN and not self._leaving and not self.csts.CFS:
+        """Ready, as soon as nothing of an earlier life is under way and no observer minds."""
+        if self.cc.EN and self._observed and not self._leaving and not self.csts.CFS:
             self.csts = self.csts.replace(RDY=1)
             self._working = True
             self.admin.keep_alive.start()
@@ -442,8 +458,11 @@ class Controller:
 
     def _stop(self) -> None:
         """Drop every queue, and all that hosts have set."""
-        self._working = False
+        self._working, self._observed = False, True
         self._life += 1
+        if self._enabling is not None:
+            self._enabling.cancel()
+            self._enabling = None
         for number, sq in enumerate(self.sqs):
             if sq is not None:
                 self.sqs[number] = None
@@ -567,6 +586,8 @@ class Controller:
                 self.worker.begin(sq, tuple(row))
         if not self.cc.EN:
             self.csts = self.csts.replace(RDY=0)
+        elif not self.csts.RDY:  # it was about to get ready
+            self._look_ready()
         if self.csts.SHST == ShutdownStatus.OCCURRING:
             self._shut_down()
         self.worker.kick()

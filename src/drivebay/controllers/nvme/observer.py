@@ -14,11 +14,14 @@ class Dropped(Exception):
 
 
 class Observer(Protocol):
-    """Both are coroutines, and may wait; they may raise `Refused`, or `Dropped`.
+    """All are coroutines, and may wait; those of commands may raise `Refused`, or `Dropped`.
 
     `sqid` is 0 for the admin queue. Asynchronous events are not shown: they end when something
     happens, not when they are served.
     """
+
+    async def enable(self) -> None:
+        """The controller was enabled, and is ready when this ends; never if it raises `Dropped`."""
 
     async def command(self, sqid: int, command: Command) -> Command:
         """A command, before it acts. What is returned acts in its place."""

@@ -108,6 +108,11 @@ class Refused(Exception):
         super().__init__(why)
         self.status, self.retry = status, retry
 
+    @property
+    def field(self) -> int:
+        """The status field, without phase tag."""
+        return self.status | (0 if self.retry else DNR)
+
 
 _MEDIUM = {
     Medium.UNRECOVERED_READ: Status.UNRECOVERED_READ_ERROR,
@@ -134,7 +139,7 @@ def status_of(error: BaseException) -> int:
     What we do not know is an internal error, which may pass.
     """
     if isinstance(error, Refused):
-        return error.status | (0 if error.retry else DNR)
+        return error.field
     if isinstance(error, MediumError):
         return _MEDIUM[error.kind] | DNR
     status, retry = _DISK.get(type(error), (Status.INTERNAL_ERROR, True))  # type: ignore[arg-type]

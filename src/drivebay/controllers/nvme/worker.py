@@ -151,7 +151,7 @@ class Worker:
             ):
                 self.begin(sq, row)
                 fast = controller.fast if sq.id and sq.fused is None else NO_NAMESPACES
-                if sq.dead:
+                if sq.dead or not controller.working:
                     break
                 continue
             try:
