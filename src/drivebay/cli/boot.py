@@ -51,6 +51,9 @@ FIRMWARE = {"seabios": "seabios/bios-256k.bin", "ovmf": "OVMF/OVMF_CODE_4M.fd"}
     "--timeout", default=600.0, show_default=True, help="Seconds --run or unicorn may take."
 )
 @click.option(
+    "--control", metavar="PATH", help="Listen there for `inspect`, `ctl` and `disk snapshot`."
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="With --run or unicorn, print the outcome as JSON."
 )
 @click.argument("qemu_args", nargs=-1, type=click.UNPROCESSED)
@@ -66,6 +69,7 @@ def command(
     memory: str,
     cpus: int,
     timeout: float,
+    control: str | None,
     as_json: bool,
     qemu_args: Sequence[str],
 ) -> int:
@@ -88,7 +92,8 @@ def command(
         from drivebay.cli import boot_unicorn
 
         drives = boot_unicorn.drives_of(parse_controllers(words, may_be_none=True))
-        if script is not None or kernel or initrd or append or accel or cpus > 1 or qemu_args:
+        others = (kernel, initrd, append, accel, control, qemu_args)
+        if script is not None or any(others) or cpus > 1:
             raise CliError("--host unicorn runs firmware on one CPU", "say no more than --firmware")
         known = firmware in (None, "seabios")
         path = boot_unicorn.seabios() if known else _firmware_path(str(firmware))
@@ -105,7 +110,8 @@ def command(
     if not qemu.has_vfio_user and any(config.kind.vfio_user for config in configs):
         version = ".".join(map(str, qemu.version))
         raise CliError(f"QEMU {version} has no vfio-user-pci for PCI functions", "QEMU 10.1 has it")
-    with Backend([each for name, text in words for each in (f"--{name}", text)]) as backend:
+    serve = [each for name, text in words for each in (f"--{name}", text)]
+    with Backend([*serve, *(("--control", control) if control else ())]) as backend:
         arguments = backend.qemu_arguments(qemu.version)
         arguments = [*(bootable(arguments) if firmware else arguments), *qemu_args]
         common: dict[str, Any] = {"memory": memory, "cpus": cpus, "accel": accel or "auto"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drivebay.cli.kind import ControllerConfig, Served
 from drivebay.cli.served import finish, refresh
@@ -13,23 +13,46 @@ from drivebay.cli.signals import signals
 from drivebay.disk.contract import Disk
 from drivebay.platform.engine import Engine
 
+if TYPE_CHECKING:
+    from drivebay.hosts.control.bay import Bay
+    from drivebay.hosts.control.server import ControlServer
+
 __all__ = ["DataPlane"]
 
 
 class DataPlane:
     """Opens the disks of `controllers` and serves each on its listener of `listeners`.
 
-    Raises `DiskOpenError` or `CliError` if a disk cannot be opened.
+    With a listener for `control` it can be looked at and changed; `changed` is called when it has
+    been. Raises `DiskOpenError` or `CliError` if a disk cannot be opened.
     """
 
     def __init__(
-        self, controllers: Sequence[ControllerConfig], listeners: Sequence[socket.socket]
+        self,
+        controllers: Sequence[ControllerConfig],
+        listeners: Sequence[socket.socket],
+        control: socket.socket | None = None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = Engine()
+        if control is not None:
+            from drivebay.cli.control import with_layers
+
+            controllers = with_layers(controllers)
         self._served: dict[str, Served] = {
             controller.id: controller.kind.serve(controller, self._engine, listener)
             for controller, listener in zip(controllers, listeners, strict=True)
         }
+        self._bay: Bay | None = None
+        self._control: ControlServer | None = None
+        if control is not None:
+            from drivebay.cli.control import bay_of
+            from drivebay.hosts.control.methods import methods
+            from drivebay.hosts.control.server import ControlServer
+
+            self._bay = bay_of(controllers, self._served, changed)
+            known = methods(self._bay, self._engine.stop)
+            self._control = ControlServer(known, self._engine, control, owned=False)
 
     @property
     def sizes(self) -> list[int]:
@@ -40,7 +63,9 @@ class DataPlane:
 
     @property
     def disks(self) -> list[Disk]:
-        """All that were opened."""
+        """All that are open."""
+        if self._bay is not None:
+            return self._bay.disks
         return [disk for served in self._served.values() for disk in served.places.disks]
 
     @property
@@ -69,11 +94,17 @@ class DataPlane:
 
     def _end(self) -> None:
         """Let requests under way end, and everything be stable."""
+        if self._control is not None:
+            self._control.close()
         for served in self._served.values():
             served.server.close()
         finish(self._engine, self._at_rest, self.disks)
 
     def _at_rest(self) -> bool:
+        if self._control is not None and not self._control.at_rest:
+            return False
+        if self._bay is not None and not self._bay.at_rest:
+            return False
         return not any(
             served.server.connected or not all(device.at_rest for device in served.places.devices)
             for served in self._served.values()

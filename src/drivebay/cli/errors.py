@@ -21,6 +21,7 @@ def told(error: BaseException) -> CliError | None:
     """`error` as a person should read it, or None if it is a bug of ours."""
     from drivebay.disk.errors import DiskError, DiskOpenError
     from drivebay.guests.errors import GuestError
+    from drivebay.hosts.control.client import ControlError
     from drivebay.hosts.vhost_user.server import ServerError
 
     if isinstance(error, CliError):
@@ -28,7 +29,7 @@ def told(error: BaseException) -> CliError | None:
     if isinstance(error, GuestError):
         console = "".join(f"\n  | {line}" for line in error.console.splitlines())
         return CliError(error.message + console, error.hint)
-    if isinstance(error, DiskOpenError | ServerError):
+    if isinstance(error, DiskOpenError | ServerError | ControlError):
         return CliError(str(error), error.hint)
     if isinstance(error, DiskError):
         return CliError(str(error))

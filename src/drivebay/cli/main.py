@@ -15,8 +15,10 @@ __all__ = ["cli", "main"]
 COMMANDS: Final = {
     "boot": "Serve disks and start a guest on them, in one go.",
     "completion": "Print the completion script of a shell.",
+    "ctl": "Ask a running server for anything that its control socket can do.",
     "demo": "Boot a small Linux guest on a drivebay disk and show what it does.",
     "disk": "Look at disks, create, copy, compare, check and change them.",
+    "inspect": "Show what a running server serves.",
     "nbd": "Serve a disk to programs that speak NBD.",
     "qtest": "Run a machine for device tests written for QEMU's qtest.",
     "serve": "Serve controllers with disks to virtual machines.",

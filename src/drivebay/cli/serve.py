@@ -24,7 +24,7 @@ from drivebay.cli.controllers import (
 )
 from drivebay.cli.errors import CliError, told
 from drivebay.cli.kind import ControllerConfig
-from drivebay.cli.supervisor import end_with_parent, supervise
+from drivebay.cli.supervisor import CHANGED, READY, VOLATILE, end_with_parent, supervise
 from drivebay.cli.terminal import print_json
 from drivebay.hosts.vhost_user.server import inherited_sockets, listen
 
@@ -33,10 +33,14 @@ __all__ = ["command"]
 
 @click.command(name="serve")
 @controller_options
+@click.option(
+    "--control", metavar="PATH", help="Listen there for `inspect`, `ctl` and `disk snapshot`."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
 @click.option("--exit-with-parent", is_flag=True, help="End when the parent process ends.")
 def command(
     words: Words,
+    control: str | None,
     as_json: bool,
     exit_with_parent: bool,
 ) -> int:
@@ -59,7 +63,8 @@ def command(
     check_servable(configs)
     with ExitStack() as stack:
         listeners = _listeners(configs, stack)
-        return supervise(lambda ready: _serve(configs, listeners, as_json, ready))
+        controlling = None if control is None else _listen(control, stack)
+        return supervise(lambda say: _serve(configs, listeners, controlling, as_json, say))
 
 
 def _listeners(configs: Sequence[ControllerConfig], stack: ExitStack) -> list[socket.socket]:
@@ -81,10 +86,15 @@ def _listeners(configs: Sequence[ControllerConfig], stack: ExitStack) -> list[so
             if config.socket is None:
                 folder = folder or _own_folder(stack)
                 config.socket = os.path.join(folder, f"{config.id}.sock")
-            listener = listen(config.socket)
-            stack.callback(_unlink, config.socket)
+            listener = _listen(config.socket, stack)
         listeners.append(listener)
     return listeners
+
+
+def _listen(path: str, stack: ExitStack) -> socket.socket:
+    listener = listen(path)
+    stack.callback(_unlink, path)
+    return listener
 
 
 def _own_folder(stack: ExitStack) -> str:
@@ -103,23 +113,24 @@ def _unlink(path: str) -> None:
 def _serve(
     configs: Sequence[ControllerConfig],
     listeners: Sequence[socket.socket],
+    control: socket.socket | None,
     as_json: bool,
-    ready: Callable[[bool], None],
+    say: Callable[[bytes], None],
 ) -> int:
     """The data plane's process."""
     from drivebay.cli.dataplane import DataPlane
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        plane = DataPlane(configs, listeners)
+        plane = DataPlane(configs, listeners, control, changed=_once(say))
         lines = [_line(config, size) for config, size in zip(configs, plane.sizes, strict=True)]
 
         def announce() -> None:
-            ready(plane.persistent)
+            say(READY if plane.persistent else VOLATILE)
             if as_json:
                 print_json({"event": "ready", "pid": os.getpid(), "controllers": lines})
             else:
-                _print_ready(lines)
+                _print_ready(lines, None if control is None else control.getsockname())
 
         plane.run(announce)
         if as_json:
@@ -134,6 +145,17 @@ def _serve(
         )
         return 1
     return 0
+
+
+def _once(say: Callable[[bytes], None]) -> Callable[[], None]:
+    """Says that something has changed, once."""
+    words = [CHANGED]
+
+    def changed() -> None:
+        while words:
+            say(words.pop())
+
+    return changed
 
 
 def _line(config: ControllerConfig, size: int) -> dict[str, Any]:
@@ -151,8 +173,8 @@ def _line(config: ControllerConfig, size: int) -> dict[str, Any]:
     return line
 
 
-def _print_ready(lines: Sequence[dict[str, Any]]) -> None:
-    from shlex import join
+def _print_ready(lines: Sequence[dict[str, Any]], control: str | None) -> None:
+    from shlex import join, quote
 
     from drivebay.disk.tree import size_text
 
@@ -163,6 +185,8 @@ def _print_ready(lines: Sequence[dict[str, Any]]) -> None:
         click.echo(f"  QEMU              {join(line['qemu'])}")
         if "cloud-hypervisor" in line:
             click.echo(f"  cloud-hypervisor  {join(line['cloud-hypervisor'])}")
+    if control is not None:
+        click.echo(f"control socket {control}: drivebay inspect {quote(control)} shows all this")
     click.echo(f"process {os.getppid()}: Ctrl-C or SIGTERM ends it, SIGHUP looks at sizes again")
     click.echo(f"QEMU also needs shared memory: {join(frontends.SHARED_MEMORY)}")
     click.echo("                               -machine q35,memory-backend=mem -m 1G")

@@ -16,27 +16,30 @@ from typing import Final
 
 from drivebay.cli.errors import CliError
 
-__all__ = ["supervise"]
+__all__ = ["CHANGED", "READY", "VOLATILE", "end_with_parent", "supervise"]
 
 SHORT: Final = 0.5
 """A life of less than so many seconds is a short one."""
 SHORT_LIVES: Final = 5
 """After so many short lives in a row there is no point in another."""
 
-VOLATILE: Final = b"v"
 READY: Final = b"r"
+VOLATILE: Final = b"v"
+"""It is ready, but what it keeps in memory would be lost with it."""
+CHANGED: Final = b"c"
+"""What it serves is no longer what it would be started with again."""
 
-
-Work = Callable[[Callable[[bool], None]], int]
+Work = Callable[[Callable[[bytes], None]], int]
 
 WAITED_FOR: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 
 
 def supervise(work: Work) -> int:
-    """Run ``work(ready)`` in a child process until it ends by itself; return its exit status.
+    """Run ``work(say)`` in a child process until it ends by itself; return its exit status.
 
-    `work` calls ``ready(persistent)`` when it serves. If it is killed after that, it is started
-    again, unless what it kept in memory is lost with it. Raises `CliError` if it cannot go on.
+    `work` calls ``say(READY)`` or ``say(VOLATILE)`` when it serves, and perhaps ``say(CHANGED)``
+    once after that. If it is killed then, it is started again, unless something would be lost or
+    forgotten. Raises `CliError` if it cannot go on.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, WAITED_FOR)
     try:
@@ -65,6 +68,12 @@ def _supervise(work: Work, mask: set[int | signal.Signals]) -> int:
                 "and the disks it kept in memory are lost",
                 "a file: disk survives this",
             )
+        if word == CHANGED:
+            raise CliError(
+                f"the data plane was killed by {killer.name}, "
+                "and its disks had been changed through the control socket",
+                "start it again with the disks that the answers named",
+            )
         short = short + 1 if time.monotonic() - born < SHORT else 0
         if short >= SHORT_LIVES:
             raise CliError(f"the data plane was killed by {killer.name} {short} times in a row")
@@ -74,7 +83,7 @@ def _supervise(work: Work, mask: set[int | signal.Signals]) -> int:
 
 
 def _live(work: Work, mask: set[int | signal.Signals]) -> tuple[int, bytes, signal.Signals | None]:
-    """One data plane: its wait status, the word it said when ready, the signal that told it to end.
+    """One data plane: its wait status, the word it said last, the signal that told it to end.
 
     Signals are waited for, not handled: none can come at a moment when nobody looks.
     """
@@ -87,7 +96,7 @@ def _live(work: Work, mask: set[int | signal.Signals]) -> tuple[int, bytes, sign
         try:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             end_with_parent(parent)
-            status = work(lambda durable: _say(send, READY if durable else VOLATILE))
+            status = work(lambda word: _say(send, word))
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -102,7 +111,7 @@ def _live(work: Work, mask: set[int | signal.Signals]) -> tuple[int, bytes, sign
             continue
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            word = os.read(receive, 1)
+            word = os.read(receive, 2)[-1:]
             os.close(receive)
             return status, word, told
 

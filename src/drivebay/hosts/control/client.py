@@ -14,6 +14,7 @@ from drivebay.hosts.control.messages import (
     Added,
     Changed,
     LeftOut,
+    Parameter,
     Tree,
     Version,
 )
@@ -100,15 +101,20 @@ class Control:
             if not data:
                 raise ConnectionResetError("the server has hung up")
             self._unread += data
-        answer = msgspec.json.decode(memoryview(self._unread)[:end], type=_Answer)
+        line = bytes(memoryview(self._unread)[:end])
         del self._unread[: end + 1]
-        return answer
+        return msgspec.json.decode(line, type=_Answer)
 
     # -- methods ---------------------------------------------------------------------------------
 
     def version(self) -> Version:
         """Who listens."""
         return cast(Version, self._call(Version, "version"))
+
+    def methods(self) -> dict[str, dict[str, Parameter]]:
+        """The methods, each with its parameters in order."""
+        methods = dict[str, dict[str, Parameter]]
+        return cast(methods, self._call(methods, "methods"))
 
     def tree(self) -> Tree:
         """Everything that is served."""

@@ -21,9 +21,11 @@ __all__ = [
     "DiskState",
     "LeftOut",
     "Lines",
+    "Parameter",
     "Refused",
     "Request",
     "Tree",
+    "Type",
     "Version",
     "failure",
     "parse",
@@ -142,6 +144,16 @@ class Version(msgspec.Struct, frozen=True):
     protocol: int
     drivebay: str
     pid: int
+
+
+Type = Literal["string", "integer", "boolean"]
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """Of a method, in ``methods``."""
+
+    type: Type
+    required: bool
 
 
 class DiskState(msgspec.Struct, frozen=True):

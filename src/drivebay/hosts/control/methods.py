@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -27,8 +27,10 @@ from drivebay.hosts.control.messages import (
     ControllerState,
     DiskState,
     LeftOut,
+    Parameter,
     Refused,
     Tree,
+    Type,
     Version,
 )
 from drivebay.hosts.control.session import Method
@@ -79,8 +81,9 @@ class _Eject(_OfDisk):
     """Though the guest has locked the drive."""
 
 
-class _Insert(_Eject, kw_only=True):
+class _Insert(_OfDisk):
     spec: str
+    force: bool = False
 
 
 def methods(bay: Bay, quit: Callable[[], None]) -> Mapping[str, Method]:
@@ -101,14 +104,21 @@ def methods(bay: Bay, quit: Callable[[], None]) -> Mapping[str, Method]:
         "media.insert": Method(_Insert, does.insert),
         "quit": Method(_Params, lambda _: quit()),
     }
-    known["methods"] = Method(_Params, lambda _: {name: _fields(known[name]) for name in known})
+    known["methods"] = Method(_Params, lambda _: {name: _parameters(known[name]) for name in known})
     return known
 
 
-def _fields(method: Method) -> dict[str, str]:
-    """A method's parameters: whether each is needed."""
+TYPES: Final[dict[object, Type]] = {
+    str: "string",
+    str | None: "string",
+    int: "integer",
+    bool: "boolean",
+}
+
+
+def _parameters(method: Method) -> dict[str, Parameter]:
     return {
-        field.name: "required" if field.required else "optional"
+        field.name: Parameter(TYPES[field.type], field.required)
         for field in msgspec.structs.fields(method.params)
     }
 
@@ -143,6 +153,11 @@ class _Methods:
         try:
             if any(held for _, _, held in await find_runs(layer, 0, layer.sector_count)):
                 raise Refused(f"{text}: the layer holds something", "a snapshot begins empty")
+            if disk.persistent and not layer.persistent:
+                raise Refused(
+                    f"{text}: would lose what {name} has promised to keep",
+                    "sqldiff:PATH;create keeps it",
+                )
             if layer.reservations is not disk.reservations:
                 raise Refused(
                     f"{name} has reservations", "put prwrap: or prfile: over the layers, not under"
@@ -257,7 +272,7 @@ class _Methods:
         self._bay.changed()
         return Changed(slot.spec)
 
-    def _remove(self, dvd: Dvd, of: _Eject) -> None:
+    def _remove(self, dvd: Dvd, of: _Eject | _Insert) -> None:
         try:
             dvd.remove(force=of.force, released=Disk.close)
         except Locked as error:

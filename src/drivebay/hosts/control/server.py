@@ -18,6 +18,7 @@ __all__ = ["ControlServer"]
 MOST_CLIENTS: Final = 16
 MOST_ANSWERS: Final = 16 << 20
 """Bytes of answers that may wait for a client."""
+LOOK_AGAIN: Final = 0.02
 
 
 class ControlServer(Acceptor):
@@ -66,7 +67,13 @@ class ControlServer(Acceptor):
         """Serve no more, give up what is under way, and remove the socket."""
         if not self.stop():
             return
-        for session in (*self._clients.values(), *self._leaving):
-            session.cancel()
         for stream in tuple(self._clients):
             stream.close()
+        self._cancel()
+
+    def _cancel(self) -> None:
+        """What is in a system call cannot be given up before that ends."""
+        for session in self._leaving:
+            session.cancel()
+        if not self.at_rest:
+            self.engine.after(LOOK_AGAIN, self._cancel)
