@@ -1,8 +1,8 @@
-"""Fuzz the virtio block device: arbitrary rings, indirect tables and register accesses.
+"""Fuzz the virtio block and SCSI devices: arbitrary rings, indirect tables and register accesses.
 
-The input is a guest: it says which ring it wants, where the parts of it are, fills its memory, and
-writes registers. Whatever it does, no exception comes out, nothing is logged as an error, and the
-engine is idle again in bounded time.
+The input is a guest: it says which device and which ring it wants, where the parts of it are, fills
+its memory, and writes registers. Whatever it does, no exception comes out, nothing is logged as an
+error, and the engine is idle again in bounded time.
 
     python -m fuzz.fuzz_virtio_ring -max_total_time=60 [CORPUS]
 """
@@ -17,25 +17,40 @@ with atheris.instrument_imports(include=["drivebay.controllers", "drivebay.platf
     from drivebay.controllers.virtio.block import BlockDevice
     from drivebay.controllers.virtio.mmio import MMIO_SIZE, MmioTransport
     from drivebay.controllers.virtio.registers import MmioRegisters, RingFeature
+    from drivebay.controllers.virtio.scsi import ScsiDevice
+    from drivebay.controllers.virtio.scsi_registers import ScsiAnswer, ScsiRequest
     from drivebay.disk.backends.ram import RamDisk
     from drivebay.platform.engine import Engine
     from drivebay.platform.interrupts import Line
+    from drivebay.scsi.disk import ScsiDisk
+    from drivebay.scsi.dvd import Dvd
+    from drivebay.scsi.target import Target
     from fuzz.support import RAM, Input, fuzz, guest_memory, settle
 
 DESCRIPTORS, DRIVER, DEVICE = 0x1000, 0x2000, 0x3000  # where rings usually are
 HEADERS, TABLES = 0x4000, 0x5000
 NEXT, WRITE, INDIRECT, AVAIL, USED = 1, 2, 4, 1 << 7, 1 << 15
 AT = {name: at.offset for name, at in MmioRegisters.registers.items()}
+CONTROL, EVENT = 0, 1
+QUEUES = (2, 2, CONTROL, EVENT)
 SIZES = (1, 2, 4, 8, 16, 3, 256)
 
 
 class Machine:
     """The device under test, new for each input, on an engine that is not."""
 
-    def __init__(self, engine: Engine, disk: RamDisk) -> None:
+    def __init__(self, engine: Engine, disk: RamDisk, queue: int | None) -> None:
         self.engine = engine
         self.memory = guest_memory()
-        self.device = BlockDevice(disk, engine, queues=2)
+        self.scsi, self.queue = queue is not None, queue or 0
+        self.device: BlockDevice | ScsiDevice
+        if self.scsi:
+            self.target = Target(engine)
+            self.target.add(0, ScsiDisk(disk))
+            self.target.add(1, Dvd(disk))
+            self.device = ScsiDevice(self.target, engine)
+        else:
+            self.device = BlockDevice(disk, engine, queues=2)
         self.transport = MmioTransport(self.device, self.memory, Line(lambda level: None))
         self.packed, self.size = False, 1
         self.slot = self.offered = self.requests = 0
@@ -75,6 +90,7 @@ class Machine:
             self.set("DriverFeaturesSel", word)
             self.set("DriverFeatures", features >> 32 * word)
         self.set("Status", 11)
+        self.set("QueueSel", self.queue)
         self.set("QueueNum", size)
         for area, address in zip(("Desc", "Driver", "Device"), addresses, strict=True):
             self.set(f"Queue{area}Low", address)
@@ -121,8 +137,53 @@ def fill(machine: Machine, source: Input) -> None:
         at, data = max(0, at - len(view)), data[len(part) :]
 
 
+def command(machine: Machine, source: Input) -> list[tuple[int, int, int]]:
+    """What a SCSI driver lays out: a command, a function or room for an event."""
+    at = HEADERS + 256 * (machine.requests % 16)
+    answer = at + 128
+    if machine.queue == EVENT:
+        return [(at, 16, WRITE)]
+    lun = bytes([1, 0, 0x40, source.number("B") & 3, 0, 0, 0, 0])
+    if machine.queue == CONTROL:
+        asked = struct.pack("<II8sQ", 0, source.number("B") & 7, lun, source.number("B") & 3)
+        machine.put(at, asked)
+        return [(at, len(asked), 0), (answer, 1, WRITE)]
+    opcode, tag = source.number("B"), source.number("B") & 3
+    lba, count = source.number("B") & 0x7F, source.number("B") & 7
+    cdb = struct.pack(">BBIBHB", opcode, 0, lba, 0, count, 0)
+    machine.put(at, ScsiRequest(lun, tag, source.number("B") & 3, 0, 0).pack() + cdb.ljust(32))
+    data = (address(source), 512 * count, 0 if opcode & 2 else WRITE)
+    rows = [(at, ScsiRequest.size + 32, 0), (answer, ScsiAnswer.size + 96, WRITE)]
+    rows.insert(1 if opcode & 2 else 2, data)
+    return rows
+
+
+def offer_command(machine: Machine, source: Input) -> None:
+    """A command that is right but for what the fuzzer bends."""
+    shape = source.number("B")
+    rows = [(at, length, flags | NEXT) for at, length, flags in command(machine, source)]
+    machine.requests += 1
+    rows[-1] = (rows[-1][0], rows[-1][1], rows[-1][2] & ~NEXT)
+    if shape & 4:
+        bent = source.number("B") % len(rows)
+        rows[bent] = (rows[bent][0], source.number("I"), source.number("H") & 0x7F)
+    if shape & 8:
+        machine.target.remove(1)
+        machine.target.add(1, Dvd())
+    if shape & 16:
+        table = TABLES + 256 * (machine.requests % 16)
+        machine.place(rows, table)
+        rows = [(table, 16 * len(rows), INDIRECT)]
+    machine.offer(rows)
+    if shape & 32:
+        machine.set("QueueNotify", machine.queue)
+
+
 def request(machine: Machine, source: Input) -> None:
     """A request that is right but for what the fuzzer bends: rows, lengths, flags, addresses."""
+    if machine.scsi:
+        offer_command(machine, source)
+        return
     shape, kind = source.number("B"), source.number("B")
     header = HEADERS + 16 * (machine.requests % 64)
     table = TABLES + 256 * (machine.requests % 16)
@@ -178,8 +239,8 @@ disk = RamDisk(1 << 16)
 
 def one_input(data: bytes) -> None:
     source = Input(data)
-    machine = Machine(engine, disk)
     choice = source.number("B")
+    machine = Machine(engine, disk, QUEUES[source.number("B") & 3] if choice & 8 else None)
     features = machine.device.features
     if choice & 1:
         features &= ~(1 << RingFeature.RING_PACKED)

@@ -84,7 +84,6 @@ def _plain(window: tuple[int, int, memoryview], rows: Rows, sizes: Sizes) -> Fra
     head, length = rows[0] - start, rows[1]
     if length != sizes.request or rows[2] & WRITE or not 0 <= head <= size - length:
         return None
-    asked = sizes.with_cdb.unpack_from(ram, head)
     answer: list[memoryview] = []
     data_in: list[memoryview] = []
     data_out: list[memoryview] = []
@@ -104,7 +103,9 @@ def _plain(window: tuple[int, int, memoryview], rows: Rows, sizes: Sizes) -> Fra
             answer.append(ram[at : at + length])
         else:
             return None
-    return (asked, answer, data_in, data_out) if answer and total <= MOST_BYTES else None
+    if not answer or total > MOST_BYTES:
+        return None
+    return sizes.with_cdb.unpack_from(ram, head), answer, data_in, data_out
 
 
 def refusal(answer: Buffers, sizes: Sizes, response: ScsiResponse) -> int:
