@@ -7,6 +7,7 @@
     70           clock and CMOS RAM            CF8          PCI configuration
     80           POST code                     CF9, 92      reset
     3F8          serial port, IRQ 4            F4           exit
+    3F0, 3F7     floppy controller, IRQ 6      0, 81, C0    DMA, channel 2 is the floppy's
 
 PCI 00:00.0 is the host bridge, 00:01.0 the ISA bridge, 00:01.1 is for the IDE function (`bus.plug`)
 and 00:01.3 power management. Time is virtual.
@@ -17,10 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from drivebay.controllers.floppy import DriveType, FloppyController, FloppyDrive, map_floppy
 from drivebay.machines.chips.clock import Clock
 from drivebay.machines.chips.fw_cfg import FwCfg
 from drivebay.machines.chips.i440fx import I440fx
 from drivebay.machines.chips.i8042 import I8042
+from drivebay.machines.chips.i8237 import DmaPair
 from drivebay.machines.chips.i8254 import I8254, SystemControlB
 from drivebay.machines.chips.i8259 import PicPair
 from drivebay.machines.chips.mc146818 import Mc146818
@@ -39,6 +42,7 @@ FOUR_GIB: Final = 1 << 32
 LEGACY_ROM: Final = 128 << 10
 """The last 128 KiB of the firmware are seen below 1 MiB, too."""
 SLEEP_SECONDS: Final = 0.001
+FLOPPY_CHANNEL: Final = 2
 
 Output = Callable[[bytes], None]
 
@@ -53,7 +57,8 @@ class Pc(Board):
     """`ram_size` bytes of RAM (a multiple of 64 KiB, from 1 MiB to 2 GiB) and the chips.
 
     `serial` takes what the guest sends to the serial port, `debug` what it writes to port 0x402 or
-    0xE9. Raises `ValueError` on a size of RAM that cannot be.
+    0xE9. With `lenient_floppy` the floppy controller is as QEMU's. Raises `ValueError` on a size of
+    RAM that cannot be.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Pc(Board):
         firmware: bytes = b"",
         serial: Output = lambda _data: None,
         debug: Output = lambda _data: None,
+        lenient_floppy: bool = False,
     ) -> None:
         if not MIB <= ram_size <= 2 << 30 or ram_size & 0xFFFF:
             raise ValueError(f"{ram_size} bytes of RAM: from 1 MiB to 2 GiB, in units of 64 KiB")
@@ -84,6 +90,7 @@ class Pc(Board):
         self.pic = PicPair(self._request)
         self.interrupt = self.pic.set_input
         self._put_chips(serial, debug)
+        self._put_floppy(lenient_floppy)
         self._put_pci()
         self._shadow()
 
@@ -117,6 +124,34 @@ class Pc(Board):
             self.ports.map(base, region)
         for chip in (self.pic, self.pit, self.serial, self.fw_cfg, keyboard):
             self.on_reset(chip.reset)
+
+    def _put_floppy(self, lenient: bool) -> None:
+        self.dma = DmaPair(self.memory)
+        channel = self.dma.channels[FLOPPY_CHANNEL]
+        self.floppy = FloppyController(self.engine, channel, self.line(6), lenient=lenient)
+        for base, region in (
+            (0x00, self.dma.first),
+            (0x81, self.dma.pages),
+            (0xC0, self.dma.second),
+        ):
+            self.ports.map(base, region)
+        map_floppy(self.floppy, self.ports)
+        self.on_reset(self.dma.reset)
+        self.on_reset(self.floppy.reset)
+
+    def attach_floppy(self, unit: int, drive: FloppyDrive) -> None:
+        """Put a drive where firmware finds it. Raises `ValueError` if one is there."""
+        self.floppy.attach(unit, drive)
+        self._tell_floppies()
+
+    def detach_floppy(self, unit: int) -> None:
+        """Take it away."""
+        self.floppy.detach(unit)
+        self._tell_floppies()
+
+    def _tell_floppies(self) -> None:
+        first, second, *_ = self.floppy.drives
+        self.cmos.set_floppies(*(_kind(drive) for drive in (first, second)))
 
     def _put_pci(self) -> None:
         isa = Piix4Isa(lambda number, level: self.line(number).set(level))
@@ -167,3 +202,8 @@ class Pc(Board):
 
     def _ended(self, status: int) -> None:
         self.exit_status = status
+
+
+def _kind(drive: FloppyDrive | None) -> DriveType | int:
+    """What the CMOS RAM says of a drive, 0 if there is none."""
+    return 0 if drive is None else drive.kind

@@ -36,6 +36,20 @@ class RegisterB(Register8):
     HOUR24 = Bit(1)
 
 
+class FloppyKinds(Register8):
+    """What floppy drives there are."""
+
+    A = Bits(7, 4)
+    B = Bits(3, 0)
+
+
+class Equipment(Register8):
+    """What else there is."""
+
+    Floppies = Bits(7, 6)  # less one
+    Floppy = Bit(0)  # any
+
+
 class Cmos(RegisterMap):
     """The bytes with a meaning: the data sheet's, then those of PC firmware."""
 
@@ -50,7 +64,8 @@ class Cmos(RegisterMap):
     B = At(0x0B, RegisterB)
     C = At(0x0C, Register8)
     D = At(0x0D, Register8)
-    EQUIPMENT = At(0x14, Register8)
+    FLOPPIES = At(0x10, FloppyKinds)
+    EQUIPMENT = At(0x14, Equipment)
     BASE_LOW = At(0x15, Register8)  # KiB below 640K
     BASE_HIGH = At(0x16, Register8)
     EXTENDED_LOW = At(0x17, Register8)  # KiB above 1 MiB, 63 MiB at most
@@ -96,6 +111,15 @@ class Mc146818(PortRegion):
         first, second, third = (*devices, 0, 0, 0)[:3]
         self._store(Cmos.BOOT_FIRST, second << 4 | first)
         self._store(Cmos.BOOT_THIRD, third << 4)
+
+    def set_floppies(self, first: int, second: int) -> None:
+        """The kinds of drive A and B, 0 where there is none."""
+        count = bool(first) + bool(second)
+        equipment = Equipment(self._bytes[Cmos.EQUIPMENT.offset])
+        self._store(Cmos.FLOPPIES, FloppyKinds.of(A=first, B=second))
+        self._store(
+            Cmos.EQUIPMENT, equipment.replace(Floppy=bool(count), Floppies=max(count - 1, 0))
+        )
 
     def port_read(self, offset: int, width: int) -> int:
         """The byte that the index names; the index itself cannot be read."""
