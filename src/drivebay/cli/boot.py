@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -13,10 +13,12 @@ from drivebay.cli.backend import Backend
 from drivebay.cli.controllers import Words, check_servable, controller_options, parse_controllers
 from drivebay.cli.errors import CliError
 from drivebay.cli.frontends import bootable
+from drivebay.cli.memory import parse_memory
 from drivebay.cli.terminal import print_json, progress, stream
 
 __all__ = ["command"]
 
+MOST_MEMORY: Final = 1 << 40
 FIRMWARE = {"seabios": "seabios/bios-256k.bin", "ovmf": "OVMF/OVMF_CODE_4M.fd"}
 
 
@@ -45,10 +47,23 @@ FIRMWARE = {"seabios": "seabios/bios-256k.bin", "ovmf": "OVMF/OVMF_CODE_4M.fd"}
 )
 @click.option("--kvm", "accel", flag_value="kvm", help="Use KVM.")
 @click.option("--tcg", "accel", flag_value="tcg", help="Emulate the CPU.")
-@click.option("-m", "--memory", default="512M", show_default=True, help="The guest's memory.")
-@click.option("--cpus", default=1, show_default=True, help="The guest's CPUs.")
 @click.option(
-    "--timeout", default=600.0, show_default=True, help="Seconds --run or unicorn may take."
+    "-m",
+    "--memory",
+    metavar="SIZE",
+    default="512M",
+    show_default=True,
+    help="The guest's memory, as 2G.",
+)
+@click.option(
+    "--cpus", type=click.IntRange(1), default=1, show_default=True, help="The guest's CPUs."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="Seconds --run or unicorn may take.",
 )
 @click.option(
     "--control", metavar="PATH", help="Listen there for `inspect`, `ctl` and `disk snapshot`."
@@ -102,6 +117,7 @@ def command(
     # Mistakes first, before anything starts.
     configs = parse_controllers(words)
     check_servable(configs)
+    parse_memory("--memory", memory, most=MOST_MEMORY)
     if kernel and firmware:
         raise CliError("--kernel and --firmware are two ways to boot", "choose one")
     if script is not None and (kernel or firmware):

@@ -50,12 +50,14 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
     keys = dict.fromkeys(key for kind in KINDS.values() for key in kind.keys)
     flags = dict.fromkeys(flag for kind in KINDS.values() for flag in kind.flags)
     said = "".join([*(f"[,{key}=...]" for key in keys), *(f"[,{flag}]" for flag in flags)])
-    options = [(kind.name, kind.form, kind.help) for kind in KINDS.values()]
+    options = [(kind.name, *_shown(kind.form, kind.help)) for kind in KINDS.values()]
     options += [
         (
             "controller",
-            f"KIND,id=NAME[,socket=PATH]{said}",
-            f"A controller by name; kinds: {', '.join(KINDS)}.",
+            *_shown(
+                f"KIND,id=NAME[,socket=PATH]{said}",
+                f"A controller by name; kinds: {', '.join(KINDS)}.",
+            ),
         ),
         ("disk", "SPEC,on=NAME[,...]", "Attach a disk to the controller of that name."),
     ]
@@ -94,6 +96,12 @@ def parse_controllers(words: Words, *, may_be_none: bool = False) -> list[Contro
     if not found and not may_be_none:
         raise CliError("there is nothing to serve", "--virtio-blk mem:64M serves 64 MiB of memory")
     return found
+
+
+def _shown(form: str, text: str) -> tuple[str, str]:
+    """A form for the help: short, and its options in the text, which a terminal can wrap."""
+    first, *options = form.removesuffix("]").replace("][", "[").split("[,")
+    return f"{first}[,OPTION]...", f"{text} Options: {', '.join(options)}."
 
 
 def drives_on(controllers: Iterable[ControllerConfig], kind: Kind) -> list[Any]:

@@ -23,7 +23,10 @@ def command() -> None:
 @click.argument("spec")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(spec: str, as_json: bool) -> None:
-    """Show the stack of disks that SPEC names: sizes, sector sizes, cache, unmap behaviour."""
+    """Show the stack of disks that SPEC names.
+
+    With their sizes, sector sizes, caches, what an unmap does, and the space they take.
+    """
     disk = open_disk(spec, read_only=True)
     try:
         description = describe(disk)

@@ -83,7 +83,9 @@ def _target(
 @click.option("-s", "--strict", is_flag=True, help="Disks of different sizes differ.")
 @as_json
 def compare(one: str, two: str, strict: bool, as_json: bool) -> int:
-    """Compare the disks ONE and TWO. Exit status 0: they are the same, 1: they differ, 2: trouble.
+    """Compare the disks ONE and TWO.
+
+    Exit status 0: they are the same, 1: they differ, 2: trouble.
 
     Where one is longer, they are the same if the rest of it is zero.
     """
@@ -113,7 +115,7 @@ def compare(one: str, two: str, strict: bool, as_json: bool) -> int:
 @click.argument("spec")
 @as_json
 def map_(spec: str, as_json: bool) -> None:
-    """Show which parts of the disk SPEC hold data, which are zero and which take no space."""
+    """Show where the disk SPEC holds data, is zero, takes no space."""
 
     async def listed(disk: Disk) -> list[Extent]:
         from drivebay.disk.copying import extents

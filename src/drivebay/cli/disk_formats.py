@@ -27,6 +27,7 @@ __all__ = [
     "format_of",
     "image_in",
     "image_spec",
+    "opened_as",
     "parse_size",
 ]
 
@@ -181,9 +182,14 @@ STORED_AS: Final = {"raw": "raw", "qcow2": "qcow2", "vhd": "vpc", "vhdx": "vhdx"
 """By what name the header of an image, and so `chain.FORMATS`, calls a format."""
 
 
+def opened_as(path: str) -> str | None:
+    """The kind of disk that the bare `path` names by its extension, if that says one."""
+    return EXTENSIONS.get(os.path.splitext(path)[1].lower())
+
+
 def format_of(path: str) -> str:
     """The format of a new image, by its extension: ``raw`` or a name of `FORMATS`."""
-    name = EXTENSIONS.get(os.path.splitext(path)[1].lower(), "raw")
+    name = opened_as(path)
     return name if name in FORMATS else "raw"
 
 

@@ -15,6 +15,7 @@ from drivebay.cli.disk_formats import (
     format_of,
     image_in,
     image_spec,
+    opened_as,
     parse_size,
 )
 from drivebay.cli.errors import CliError
@@ -54,13 +55,16 @@ def create(
     sector: int,
     as_json: bool,
 ) -> None:
-    """Create an empty disk of SIZE (64M, 10G) in the file PATH; it takes no space yet.
+    """Create an empty disk of SIZE (64M, 10G) in the file PATH.
 
-    With --backing it shows that file until it is written, and has its size unless SIZE says other.
-    A relative path goes from the folder of PATH.
+    It takes no space yet. With --backing it shows that file until it is written, and has its size
+    unless SIZE says other. A relative path goes from the folder of PATH.
     """
     if size is None and backing is None:
         raise CliError(f"{path}: how large?", "SIZE is as 64M, or that of a --backing file")
+    if format is None and opened_as(path) == "sql":
+        hint = f"sql:{escaped(path)};create=SIZE makes it where a disk is named; -f raw is a file"
+        raise CliError(f"{path}: a database of sectors is not made here", hint)
     name = format or format_of(path)
     below = None if backing is None else (backing, backing_format or format_of(backing))
     bytes_ = None if size is None else parse_size(size)
@@ -78,7 +82,9 @@ def create(
 @click.option("-r", "--repair", is_flag=True, help="Set right what can be.")
 @as_json
 def check(spec: str, repair: bool, as_json: bool) -> int:
-    """Look for what is wrong with the image SPEC, which is only read unless --repair is said.
+    """Look for what is wrong with the image SPEC.
+
+    It is only read unless --repair is said.
 
     Exit status 0: nothing, 2: it is damaged, 3: it wastes space; after a repair, what is left.
     """
@@ -104,7 +110,7 @@ def check(spec: str, repair: bool, as_json: bool) -> int:
 @click.option("--shrink", is_flag=True, help="SIZE may be less than it is: the rest is lost.")
 @as_json
 def resize(spec: str, size: str, shrink: bool, as_json: bool) -> None:
-    """Make the disk SPEC SIZE large (64M), or larger or smaller by it (+1G, -1G)."""
+    """Give the disk SPEC another SIZE: 64M, or +1G or -1G."""
     sign = size[:1] if size[:1] in ("+", "-") else ""
     change = parse_size(size[len(sign) :])
     with closing(open_disk(spec)) as disk:
@@ -128,9 +134,10 @@ def resize(spec: str, size: str, shrink: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("spec")
 def commit(spec: str) -> None:
-    """Write what the top layer of SPEC holds to the disk under it, which then shows what SPEC does.
+    """Write what the top layer of SPEC holds to the disk under it.
 
-    SPEC is as sqldiff:TOP:BASE, or an image whose header names another: qcow2:chain:TOP.
+    That then shows what SPEC does. SPEC is as sqldiff:TOP:BASE, or an image whose header names
+    another: qcow2:chain:TOP.
     """
     from drivebay.disk.layers.layered import LayeredDisk
     from drivebay.disk.layers.operations import commit as merge
@@ -160,9 +167,9 @@ def _mergeable(node: Node) -> Disk:
 @click.argument("spec")
 @click.argument("base")
 def rebase(spec: str, base: str) -> None:
-    """Let the layer TOP of SPEC (sqldiff:TOP:OLD) show the same over the disk BASE.
+    """Let the top layer of SPEC show the same over another BASE.
 
-    TOP takes what OLD and BASE have different.
+    SPEC is sqldiff:TOP:OLD. TOP takes what OLD and BASE have different.
     """
     from drivebay.disk.layers.operations import rebase as move
     from drivebay.disk.layers.sql import open_over

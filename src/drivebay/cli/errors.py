@@ -19,7 +19,7 @@ class ToldAlready(CliError):
 
 def told(error: BaseException) -> CliError | None:
     """`error` as a person should read it, or None if it is a bug of ours."""
-    from drivebay.disk.errors import DiskError, DiskOpenError
+    from drivebay.disk.errors import DiskError, DiskOpenError, ReadOnly
     from drivebay.guests.errors import GuestError
     from drivebay.hosts.control.client import ControlError
     from drivebay.hosts.vhost_user.server import ServerError
@@ -31,6 +31,8 @@ def told(error: BaseException) -> CliError | None:
         return CliError(error.message + console, error.hint)
     if isinstance(error, DiskOpenError | ServerError | ControlError):
         return CliError(str(error), error.hint)
+    if isinstance(error, ReadOnly):
+        return CliError(f"{error}: it is only read")
     if isinstance(error, DiskError):
         return CliError(str(error))
     return None

@@ -130,7 +130,7 @@ def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> 
 KIND: Final = Kind(
     name="ide",
     form="SPEC[,ro][,p|s][,0|1][,dvd][,serial=S][,model=M][,firmware=F][,on-error=stop|report]"
-    "[,socket=PATH]",
+    "[,id=NAME][,socket=PATH][,allow=CATEGORY+...][,dry-run]",
     help="An IDE drive on the primary or secondary channel, unit 0 or 1.",
     attach=ide_drive,
     place=place,

@@ -68,8 +68,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except KeyboardInterrupt:
         return 130
+    except click.exceptions.NoArgsIsHelpError as help:
+        sys.stderr.write(f"{help.format_message()}\n")
+        return 1
     except click.ClickException as error:
-        return _say(error.format_message(), _usage_hint(error))
+        return _say(" ".join(error.format_message().split()), _usage_hint(error))
     except BrokenPipeError:
         sys.stderr.close()
         return 1
@@ -87,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _usage_hint(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
-    return f"{context.command_path} --help" if context else ""
+    return f"{context.command_path} --help" if context else "--help after the command shows more"
 
 
 def _say(message: str, hint: str, status: int = 1) -> int:

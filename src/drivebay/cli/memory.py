@@ -14,12 +14,15 @@ MIB: Final = 1 << 20
 MOST: Final = 2048 * MIB
 
 
-def parse_memory(option: str, text: str) -> int:
-    """The bytes that `text` says. Raises `CliError`, which names the `option`, or `SpecError`."""
+def parse_memory(option: str, text: str, most: int = MOST) -> int:
+    """The bytes that `text` says, at most `most`.
+
+    Raises `CliError`, which names the `option`, or `SpecError`.
+    """
     scanner = Scanner(text, lambda _: parse("mem:1M"))
     size = scanner.size()
     if scanner.next:
         raise SpecError(text, scanner.position, "the end of the size")
-    if not MIB <= size <= MOST or size % MIB:
-        raise CliError(f"{option} {text}", "1M to 2048M, in steps of 1M")
+    if not MIB <= size <= most or size % MIB:
+        raise CliError(f"{option} {text}", f"1M to {most // MIB}M, in steps of 1M")
     return size

@@ -56,10 +56,11 @@ def serve(
     run: str | None,
     as_json: bool,
 ) -> int:
-    """Serve the disk that SPEC names to NBD clients: qemu-img, nbdcopy, fio, Linux's nbd-client.
+    """Serve the disk that SPEC names to NBD clients.
 
-    Prints its URI, then runs until SIGTERM or Ctrl-C. With --run CMD it ends when CMD does, with
-    its status; CMD may use $uri, $unixsocket, $port and $exportname.
+    They are qemu-img, nbdcopy, fio, Linux's nbd-client and the like. Prints its URI, then runs
+    until SIGTERM or Ctrl-C. With --run CMD it ends when CMD does, with its status; CMD may use
+    $uri, $unixsocket, $port and $exportname.
 
     \b
     drivebay nbd serve memdiff:disk.img --socket /tmp/nbd.sock
@@ -70,6 +71,8 @@ def serve(
 
     if path is not None and port is not None:
         raise CliError("--socket and --port", "one server listens in one place")
+    if tls_verify_peer and folder is None:
+        raise CliError("--tls-verify-peer without TLS", "--tls-certificates DIR has the keys")
     node = parse(spec)
     tls = _tls(folder, tls_verify_peer)
     with ExitStack() as stack:

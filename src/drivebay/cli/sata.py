@@ -95,7 +95,8 @@ def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> 
 
 KIND: Final = Kind(
     name="ahci",
-    form="SPEC[,ro][,port=N][,dvd][,serial=S][,model=M][,firmware=F][,socket=PATH]",
+    form="SPEC[,ro][,port=N][,dvd][,serial=S][,model=M][,firmware=F]"
+    "[,id=NAME][,socket=PATH][,allow=CATEGORY+...][,dry-run]",
     help="A SATA drive on an AHCI controller.",
     attach=sata_drive,
     place=place,

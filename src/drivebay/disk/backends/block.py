@@ -81,6 +81,7 @@ class BlockDisk(FileDisk):
     """
 
     kind = "block"
+    missing = "lsblk lists those that are there"
     _queue: Queue
     _zeroing_unmaps = True
 

@@ -68,6 +68,8 @@ class FileDisk(FdDisk):
     """
 
     kind = "file"
+    missing = "add ;create=SIZE to make it"
+    """What to do about a path that is not there, where it is to be written."""
 
     def __init__(
         self,
@@ -87,7 +89,7 @@ class FileDisk(FdDisk):
         self.path, self.cache = path, cache
         if create is not None and not read_only:
             _create(path, create, sector_size or 512)
-        fd = _open(path, read_only, mode.direct)
+        fd = _open(path, read_only, mode.direct, self.missing)
         self._fd = fd  # whatever goes wrong now, `close` closes it
         try:
             self._check_type(os.fstat(fd).st_mode)
@@ -165,7 +167,7 @@ def _create(path: str, size: int, sector_size: int) -> None:
         os.close(fd)
 
 
-def _open(path: str, read_only: bool, direct: bool) -> int:
+def _open(path: str, read_only: bool, direct: bool, missing: str) -> int:
     # O_NONBLOCK: a FIFO must not hang the open. O_EXCL: a mounted block device must refuse it.
     flags = os.O_CLOEXEC | os.O_NONBLOCK | (os.O_RDONLY if read_only else os.O_RDWR)
     try:
@@ -177,16 +179,14 @@ def _open(path: str, read_only: bool, direct: bool) -> int:
             raise DiskOpenError(
                 f"{path}: this file system has no direct I/O", "leave out ;direct or ;cache"
             ) from error
-        raise _cannot_open(path, error, makes=not read_only) from error
+        raise _cannot_open(path, error, "" if read_only else missing) from error
 
 
-def _cannot_open(path: str, error: OSError, makes: bool = True) -> DiskOpenError:
+def _cannot_open(path: str, error: OSError, missing: str = "") -> DiskOpenError:
     folder = os.path.dirname(path) or "."
     hint = ""
     if error.errno == errno.ENOENT:
-        missing_folder = not os.path.isdir(folder)
-        make = "add ;create=SIZE to make it" if makes else ""
-        hint = f"there is no folder {folder}" if missing_folder else make
+        hint = missing if os.path.isdir(folder) else f"there is no folder {folder}"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         readable = os.access(path, os.R_OK)
         hint = "add ,ro to open it read-only" if readable else f"check the permissions of {path}"

@@ -38,7 +38,10 @@ def read_key(path: str, size: int) -> bytes:
         raise DiskOpenError(f"{path}: {error.strerror}", hint) from error
     if len(key) != size:
         length = "more" if len(key) > size else len(key)
-        raise DiskOpenError(f"{path}: a key of {size} bytes is wanted, this has {length}")
+        raise DiskOpenError(
+            f"{path}: a key of {size} bytes is wanted, this has {length}",
+            f"head -c {size} /dev/urandom makes one",
+        )
     return key
 
 

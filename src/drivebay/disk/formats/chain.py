@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -74,13 +75,25 @@ def _qcow2(disk: Disk, *, read_only: bool, snapshot: str = "") -> Layer:
 def _vhd(disk: Disk, *, read_only: bool) -> Layer:
     from drivebay.disk.formats.vhd.image import open_vhd
 
-    return open_vhd(disk, read_only=read_only)
+    with _named(disk):
+        return open_vhd(disk, read_only=read_only)
 
 
 def _vhdx(disk: Disk, *, read_only: bool) -> Layer:
     from drivebay.disk.formats.vhdx.image import open_vhdx
 
-    return open_vhdx(disk, read_only=read_only)
+    with _named(disk):
+        return open_vhdx(disk, read_only=read_only)
+
+
+@contextmanager
+def _named(disk: Disk) -> Iterator[None]:
+    """Say of which file an error speaks."""
+    try:
+        yield
+    except DiskOpenError as error:
+        name = getattr(disk, "path", None)
+        raise DiskOpenError(f"{name}: {error}" if name else str(error), error.hint) from error
 
 
 FORMATS: Final[Mapping[str, Format]] = {"raw": _raw, "qcow2": _qcow2, "vhdx": _vhdx, "vpc": _vhd}
