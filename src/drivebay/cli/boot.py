@@ -12,6 +12,7 @@ import click
 from drivebay.cli.backend import Backend
 from drivebay.cli.controllers import Words, check_servable, controller_options, parse_controllers
 from drivebay.cli.errors import CliError
+from drivebay.cli.floppy import floppy_option, parse_floppies
 from drivebay.cli.frontends import bootable
 from drivebay.cli.memory import parse_memory
 from drivebay.cli.terminal import print_json, progress, stream
@@ -24,6 +25,7 @@ FIRMWARE = {"seabios": "seabios/bios-256k.bin", "ovmf": "OVMF/OVMF_CODE_4M.fd"}
 
 @click.command(name="boot")
 @controller_options
+@floppy_option
 @click.option(
     "--run",
     "script",
@@ -74,6 +76,7 @@ FIRMWARE = {"seabios": "seabios/bios-256k.bin", "ovmf": "OVMF/OVMF_CODE_4M.fd"}
 @click.argument("qemu_args", nargs=-1, type=click.UNPROCESSED)
 def command(
     words: Words,
+    floppies: Sequence[str],
     script: str | None,
     kernel: str | None,
     initrd: str | None,
@@ -112,9 +115,12 @@ def command(
             raise CliError("--host unicorn runs firmware on one CPU", "say no more than --firmware")
         known = firmware in (None, "seabios")
         path = boot_unicorn.seabios() if known else _firmware_path(str(firmware))
-        return boot_unicorn.boot(drives, path, memory, timeout, as_json)
+        disks = parse_floppies(floppies)
+        return boot_unicorn.boot(drives, disks, path, memory, timeout, as_json)
 
     # Mistakes first, before anything starts.
+    if floppies:
+        raise CliError("--floppy is for machines of ours", "--host unicorn has the controller")
     configs = parse_controllers(words)
     check_servable(configs)
     parse_memory("--memory", memory, most=MOST_MEMORY)

@@ -13,6 +13,7 @@ from drivebay.cli import ide
 from drivebay.cli.controllers import drives_on
 from drivebay.cli.drives import open_drive
 from drivebay.cli.errors import CliError
+from drivebay.cli.floppy import FloppyConfig
 from drivebay.cli.ide import IdeDrive
 from drivebay.cli.kind import ControllerConfig
 from drivebay.cli.memory import parse_memory
@@ -33,7 +34,9 @@ SERIAL_CONSOLE: Final = 0x3F8
 def drives_of(controllers: Sequence[ControllerConfig]) -> list[IdeDrive]:
     """The drives, each with its place. Raises `CliError` for what this PC does not carry."""
     if any(controller.kind is not ide.KIND for controller in controllers):
-        raise CliError("--host unicorn has IDE drives only", "--ide mem:64M, or leave --host out")
+        raise CliError(
+            "--host unicorn has IDE drives only, and --floppy", "--ide mem:64M, or leave --host out"
+        )
     drives: list[IdeDrive] = drives_on(controllers, ide.KIND)
     for drive in drives:
         if drive.on_error == "stop":
@@ -58,7 +61,12 @@ def seabios() -> str:
 
 
 def boot(
-    drives: Sequence[IdeDrive], firmware: str, memory: str, timeout: float, as_json: bool
+    drives: Sequence[IdeDrive],
+    floppies: Sequence[FloppyConfig],
+    firmware: str,
+    memory: str,
+    timeout: float,
+    as_json: bool,
 ) -> int:
     """Run the firmware in the file of that name until the guest ends.
 
@@ -70,6 +78,7 @@ def boot(
         from drivebay.hosts.emulator.unicorn_cpu import CpuError, End, X86Cpu
     except ImportError as error:
         raise CliError(f"--host unicorn: {error}", "pip install 'drivebay[unicorn]'") from error
+    from drivebay.controllers.floppy import FloppyDrive
     from drivebay.controllers.ide import PiixIde
     from drivebay.machines.pc import Pc
     from drivebay.platform.engine import Engine
@@ -91,6 +100,10 @@ def boot(
         for drive in drives:
             ide.attach(*drive.place, _open(drive, engine, stack))
         pc.bus.plug(1, 1, ide)
+        for floppy in floppies:
+            image = floppy.open()
+            stack.callback(image.close)
+            pc.attach_floppy(floppy.unit, FloppyDrive(image))
         began = time.monotonic()
         resets: list[None] = []
         pc.on_reset(lambda: resets.append(None))

@@ -14,6 +14,7 @@ from drivebay.cli import ide, sata, virtio_blk
 from drivebay.cli.controllers import Words, controller_options, drives_on, parse_controllers
 from drivebay.cli.drives import open_drive
 from drivebay.cli.errors import CliError
+from drivebay.cli.floppy import FloppyConfig, floppy_option, parse_floppies
 from drivebay.cli.ide import IdeDrive
 from drivebay.cli.kind import ControllerConfig
 from drivebay.cli.memory import parse_memory
@@ -38,6 +39,7 @@ MACHINES: Final = ("pc", "q35", "virt")
 @click.option("-m", "--m", "memory", default="128M", show_default=True, help="The guest's memory.")
 @click.option("--legacy", is_flag=True, help="virt: virtio-mmio says that it is version 1.")
 @controller_options
+@floppy_option
 def command(
     machine: str,
     qtest_path: str,
@@ -45,12 +47,15 @@ def command(
     memory: str,
     legacy: bool,
     words: Words,
+    floppies: Sequence[str],
 ) -> int:
     """Run a machine for device tests that speak QEMU's qtest protocol.
 
     It connects to two UNIX sockets, as QEMU does, on which the test listens: qtest for registers,
     memory and interrupts, QMP for the rest. It ends, with status 0, when the test hangs up, says
     quit or sends SIGTERM.
+
+    A pc has a floppy drive, as QEMU's: without --floppy it is empty, and its name is floppy0.
 
     \b
     drivebay qtest --machine pc --qtest /tmp/qtest.sock --qmp /tmp/qmp.sock --ide mem:64M
@@ -61,7 +66,10 @@ def command(
     from drivebay.platform.engine import Engine
 
     configs = parse_controllers(words, may_be_none=True)
+    drives = parse_floppies(floppies)
     _check(machine, configs, legacy)
+    if drives and machine != "pc":
+        raise CliError(f"--machine {machine} has no floppy controller", "--machine pc has one")
     ram_size = parse_memory("--m", memory)
     with ExitStack() as stack:
         engine = Engine()
@@ -69,6 +77,8 @@ def command(
         state = RunState()
         built = _build(machine, engine, ram_size, legacy)
         _plug(built, state, configs, stack)
+        if machine == "pc":
+            _plug_floppies(built, state, drives, stack)
         handlers = {signal.SIGTERM: engine.stop, signal.SIGINT: engine.stop}
         with signals(engine, handlers):  # before the test can know of us: then it may end us
             qtest = _connect("--qtest", qtest_path)
@@ -139,6 +149,17 @@ def _plug(
             }
             disk = attached.attachment.disk.open(attached.read_only)
             plug("virtio-blk-device", config.id, disk, options, stop=False)
+
+
+def _plug_floppies(
+    machine: Machine, state: RunState, drives: Sequence[FloppyConfig], stack: ExitStack
+) -> None:
+    for drive in drives:
+        disk = state.guard(drive.open(), drive.name)
+        stack.callback(disk.close)
+        machine.plug("floppy", drive.name, disk, {"unit": drive.unit})
+    if not drives:
+        machine.plug("floppy", "floppy0", None, {"unit": 0})
 
 
 def _properties(drive: IdeDrive | SataDrive) -> dict[str, object]:
