@@ -111,8 +111,7 @@ def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket)
 
         def pull() -> Callable[[], bool]:
             ended: list[bool] = []
-            target.abort_task_set(unit.place, lambda: ended.append(True))
-            target.remove(unit.place)
+            target.remove(unit.place, lambda: ended.append(True))
             return lambda: bool(ended)
 
         dvd = server if isinstance(server, Dvd) else None
