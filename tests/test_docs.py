@@ -6,14 +6,19 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 
 from drivebay.cli.controllers import KINDS, parse_controllers
 from drivebay.cli.main import cli, main
+from drivebay.disk.spec import parse
 
 ROOT = Path(__file__).parent.parent
 ELSEWHERE = {"disks.md"}  # tests/disk/test_docs.py runs its Python
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKED = [*PAGES, *sorted((ROOT / "src").rglob("README.md"))]
+SPECS = {"spec", "source", "one", "two", "base"}
+"""Arguments that name disks."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -62,19 +67,51 @@ def commands() -> list[tuple[str, str]]:
 def test_commands_are_understood(page: str, line: str) -> None:
     """Each command line parses, to the last option of its controllers."""
     _, name, *arguments = shlex.split(line, comments=True)
-    command = cli.get_command(cli.make_context("drivebay", [name]), name)
+    command = cli.get_command(click.Context(cli), name)
+    while isinstance(command, click.Group):
+        name = arguments.pop(0)
+        command = command.get_command(click.Context(command), name)
     assert command is not None, f"{page}: {line}"
     known = {"--kernel": "/dev/null", "--initrd": "/dev/null"}  # only their existence is checked
     for option, stand_in in known.items():
         if option in arguments:
             arguments[arguments.index(option) + 1] = stand_in
-    if arguments and arguments[-1] in getattr(command, "commands", {}):
-        return
-    context = command.make_context(name, arguments, resilient_parsing=name == "disk")
-    if "virtio_blk" in context.params:
+    said = command.make_context(name, arguments).params
+    if "virtio_blk" in said:
         names = [*KINDS, "controller", "disk"]
-        said = [(key, text) for key in names for text in context.params[key.replace("-", "_")]]
-        parse_controllers(said, may_be_none=name == "qtest")
+        words = [(key, text) for key in names for text in said[key.replace("-", "_")]]
+        parse_controllers(words, may_be_none=name == "qtest")
+    for key in SPECS & said.keys():
+        parse(said[key])
+
+
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name of the page, by GitHub's rule for headings."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for path, anchor in LINK.findall(page.read_text()):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+
+
+def test_every_page_can_be_found() -> None:
+    """From README, by links."""
+    found, to_do = set(), [ROOT / "README.md"]
+    while to_do:
+        page = to_do.pop().resolve()
+        if page.suffix == ".md" and page.exists() and page not in found:
+            found.add(page)
+            to_do += [page.parent / path for path, _ in LINK.findall(page.read_text())]
+    assert set(PAGES) <= found
 
 
 @pytest.mark.guest
