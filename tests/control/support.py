@@ -64,6 +64,7 @@ class Served:
     engine: Engine
     path: str
     server: ControlServer
+    thread: threading.Thread
     changes: list[str] = field(default_factory=list)
 
     def control(self) -> Control:
@@ -84,7 +85,7 @@ def serve(folder: Path, *controllers: Controller) -> Iterator[Served]:
     thread = threading.Thread(target=engine.run)
     thread.start()
     try:
-        yield Served(bay, engine, path, server, changes)
+        yield Served(bay, engine, path, server, thread, changes)
     finally:
         engine.stop()
         thread.join()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from drivebay.disk.contract import Disk
+from drivebay.disk.errors import DiskError
 from drivebay.hosts.control.messages import Refused
 from drivebay.hosts.control.slot import Slot
 from drivebay.suspend import sleep
@@ -123,7 +124,7 @@ class Bay:
 
     async def release(self, disk: Disk, at_rest: Callable[[], bool]) -> None:
         """Flush and close a disk that is in no place any more, when it is `at_rest`. Raises
-        `DiskError` of the flush.
+        `DiskError` of the flush. One that was given up before that is still in `disks`.
         """
         self._leaving[disk] = at_rest
         while not at_rest():
@@ -131,6 +132,11 @@ class Bay:
         try:
             if not disk.read_only:
                 await disk.flush()
-        finally:
-            del self._leaving[disk]
-            disk.close()
+        except DiskError:
+            self._close(disk)
+            raise
+        self._close(disk)
+
+    def _close(self, disk: Disk) -> None:
+        del self._leaving[disk]
+        disk.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from itertools import count
 from types import TracebackType
@@ -86,7 +87,8 @@ class Control:
         if len(line) > LONGEST:
             raise ControlError(f"a request of {len(line)} bytes", f"{LONGEST} bytes at most")
         try:
-            self._socket.sendall(line + b"\n")
+            with contextlib.suppress(BrokenPipeError):  # who has hung up may have said why
+                self._socket.sendall(line + b"\n")
             while (answer := self._answer()).id not in (number, None):
                 pass  # of a call that was given up
         except (OSError, msgspec.DecodeError) as error:

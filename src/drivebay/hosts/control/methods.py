@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -254,7 +255,8 @@ class _Methods:
 
     def eject(self, of: _Eject) -> None:
         _, dvd = self._drive(of.disk)
-        self._remove(dvd, of)
+        with _unlocked():
+            dvd.remove(force=of.force, released=Disk.close)
         self._bay.changed()
 
     def insert(self, of: _Insert) -> Making:
@@ -263,20 +265,14 @@ class _Methods:
     async def _insert(self, of: _Insert, slot: Slot, dvd: Dvd) -> Changed:
         disk = await blocking(lambda: open_disk(of.spec, read_only=True))
         try:
-            self._remove(dvd, of)
-            dvd.insert(disk)
+            with _unlocked():
+                dvd.insert(disk, force=of.force, released=Disk.close)
         except BaseException:
             disk.close()
             raise
         slot.text = of.spec
         self._bay.changed()
         return Changed(slot.spec)
-
-    def _remove(self, dvd: Dvd, of: _Eject | _Insert) -> None:
-        try:
-            dvd.remove(force=of.force, released=Disk.close)
-        except Locked as error:
-            raise Refused(str(error), "it was asked to let go; force takes the medium") from None
 
     def _drive(self, name: str) -> tuple[Slot, Dvd]:
         slot = self._bay.slot(name)
@@ -302,6 +298,14 @@ def _state_of(controller: Controller) -> ControllerState:
             for place, slot in controller.slots.items()
         ],
     )
+
+
+@contextmanager
+def _unlocked() -> Iterator[None]:
+    try:
+        yield
+    except Locked as error:
+        raise Refused(str(error), "it was asked to let go; force takes the medium") from None
 
 
 def _tray(dvd: Dvd) -> Literal["open", "closed", "locked"]:

@@ -67,13 +67,15 @@ class ControlServer(Acceptor):
         """Serve no more, give up what is under way, and remove the socket."""
         if not self.stop():
             return
+        for session in self._clients.values():
+            session.cancel()
         for stream in tuple(self._clients):
             stream.close()
-        self._cancel()
+        self._cancel_rest()
 
-    def _cancel(self) -> None:
+    def _cancel_rest(self) -> None:
         """What is in a system call cannot be given up before that ends."""
         for session in self._leaving:
             session.cancel()
         if not self.at_rest:
-            self.engine.after(LOOK_AGAIN, self._cancel)
+            self.engine.after(LOOK_AGAIN, self._cancel_rest)
