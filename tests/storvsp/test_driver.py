@@ -252,15 +252,15 @@ def test_units_that_are_not_there() -> None:
     for lun, path, target in ((0, 0, 0), (255, 0, 0), (3, 1, 0), (3, 0, 1), (0, 7, 255)):
         inquiry = bytes([Opcode.INQUIRY, 0, 0, 0, 36, 0])
         address = {"path_id": path, "target_id": target}
-        ended, data = driver.run(inquiry, 36, lun=lun, **address)
+        ended, data = driver.run(inquiry, 36, lun=lun, fields=address)
         assert (ended.code, ended.status, data[0]) == (SrbCode.SUCCESS, 0, 0x7F)
-        vital, _ = driver.run(bytes([Opcode.INQUIRY, 1, 0, 0, 36, 0]), 36, lun=lun, **address)
+        vital, _ = driver.run(bytes([Opcode.INQUIRY, 1, 0, 0, 36, 0]), 36, lun=lun, fields=address)
         assert (vital.sense[2], vital.sense[12]) == (5, 0x24)
         for cdb in (TEST_UNIT_READY, read(0), bytes([Opcode.REQUEST_SENSE, 0, 0, 0, 18, 0])):
-            ended, _ = driver.run(cdb, 512, lun=lun, **address)
+            ended, _ = driver.run(cdb, 512, lun=lun, fields=address)
             assert ended.code == SrbCode.INVALID_LUN
             assert ended.status == NtStatus.DEVICE_DOES_NOT_EXIST
-        ended, data = driver.run(REPORT_LUNS, 256, lun=lun, **address)
+        ended, data = driver.run(REPORT_LUNS, 256, lun=lun, fields=address)
         if path or target:
             assert ended.code == SrbCode.INVALID_LUN
         else:
@@ -280,15 +280,15 @@ def test_less_data_than_there_is_room_for_and_more() -> None:
 
 def test_a_cdb_that_is_too_long_or_empty() -> None:
     driver = Bench().driver()
-    ended, _ = driver.run(TEST_UNIT_READY, cdb_length=17)
+    ended, _ = driver.run(TEST_UNIT_READY, fields={"cdb_length": 17})
     assert (ended.code, ended.status) == (SrbCode.INVALID_REQUEST, NtStatus.IO_DEVICE_ERROR)
-    ended, _ = driver.run(TEST_UNIT_READY, cdb_length=0)
+    ended, _ = driver.run(TEST_UNIT_READY, fields={"cdb_length": 0})
     assert (ended.sense[2], ended.sense[12]) == (5, 0x24)
 
 
 def test_a_direction_that_is_none_has_no_data() -> None:
     driver = Bench().driver()
-    ended, _ = driver.run(read(0), 512, data_in=2)
+    ended, _ = driver.run(read(0), 512, fields={"data_in": 2})
     assert ended.code == SrbCode.DATA_OVERRUN
 
 

@@ -170,8 +170,7 @@ class Incoming(_Ring):
         pending = self.control[PENDING] & ~7
         if not pending:
             return False
-        write = self._index(WRITE)
-        free = (read - write - 8) % self.size
+        free = (read - self.control[WRITE] - 8) % self.size  # an index that is none is found later
         return free - (read - before) % self.size < pending <= free
 
     @property

@@ -269,7 +269,12 @@ class StorVsc:
         return Ended(end.status, srb_status, end.scsi_status, sense, end.data_length)
 
     def run(
-        self, cdb: bytes, length: int = 0, data: bytes = b"", lun: int = 0, **fields: int
+        self,
+        cdb: bytes,
+        length: int = 0,
+        data: bytes = b"",
+        lun: int = 0,
+        fields: Mapping[str, int] = NO_FIELDS,
     ) -> tuple[Ended, bytes]:
         """Do a command with room for `length` bytes, or with `data`: its end, what it brought."""
         if data:
