@@ -15,7 +15,8 @@ usage: ./do COMMAND [ARGUMENT...]
   test [PYTEST...]   run all tests, those with real guests included
   bench [NAME...]    measure, all or the named parts
   lint               check style and types
-  fuzz [SECONDS]     run every fuzz target, 60 seconds each unless said
+  fuzz [SECONDS [OPTION...]]
+                     run every fuzz target, 60 seconds each unless said
 END
 }
 
@@ -175,16 +176,39 @@ run_lint() {
 	"$VENV/bin/mypy"
 }
 
+# fuzz_one TARGET: what it prints is kept, and shown if it finds something.
+fuzz_one() {
+	name=$(basename "$1" .py)
+	corpus=build/$name
+	mkdir -p "$corpus"
+	# $fuzz_options is split: it is a list
+	if "$VENV/bin/python" -m "fuzz.$name" -max_total_time="$seconds" -print_final_stats=1 \
+		-artifact_prefix="$corpus-" $fuzz_options "$corpus" >"$corpus.log" 2>&1; then
+		say "$name: $(grep '^Done' "$corpus.log")"
+	else
+		cat "$corpus.log"
+		say "$name: a find, or it does not run"
+		return 1
+	fi
+}
+
+# run_fuzz [SECONDS [OPTION...]]: all targets, two at a time, with these options of libFuzzer.
 run_fuzz() {
 	seconds=${1:-60}
+	[ $# -eq 0 ] || shift
+	fuzz_options=$*
 	failed=0
-	for target in fuzz/fuzz_*.py; do
-		[ -e "$target" ] || continue
-		say "$target for $seconds s"
-		corpus=build/$(basename "$target" .py)
-		mkdir -p "$corpus"
-		"$VENV/bin/python" -m "fuzz.$(basename "$target" .py)" -max_total_time="$seconds" -print_final_stats=1 \
-			-artifact_prefix="$corpus-" "$corpus" || failed=1
+	set -- fuzz/fuzz_*.py
+	say "$# targets for $seconds s each"
+	while [ $# -gt 0 ]; do
+		fuzz_one "$1" &
+		first=$!
+		shift
+		if [ $# -gt 0 ]; then
+			fuzz_one "$1" || failed=1
+			shift
+		fi
+		wait "$first" || failed=1
 	done
 	return "$failed"
 }
