@@ -21,6 +21,7 @@ from benchmarks import (
     nvme,
     pci_guest,
     report,
+    scsi,
     vhost_user,
 )
 from benchmarks.peers import PeerError
@@ -36,6 +37,7 @@ PARTS: dict[str, Callable[[Run], Iterator[Result]]] = {
     "ide": lambda run: chain(ide.measure(run), pci_guest.measure_ide(run)),
     "ahci": pci_guest.measure_ahci,
     "nvme": nvme.measure,
+    "scsi": scsi.measure,
     "nbd": nbd.measure,
     "layers": layers.measure,
     "filters": filters.measure,

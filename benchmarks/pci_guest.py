@@ -103,10 +103,10 @@ def _measure(run: Run, kind: Kind) -> Iterator[Result]:
         with guest:
             version = ".".join(map(str, run.qemu.version))
             peers = [
-                Attached(_device(guest, f"PEER{n}"), Inside(f"QEMU {version} ({mode})"))
+                Attached(disk_of_model(guest, f"PEER{n}"), Inside(f"QEMU {version} ({mode})"))
                 for n, mode in enumerate(MODES)
             ]
-            mine = Attached(_device(guest, "OURS"), ours)
+            mine = Attached(disk_of_model(guest, "OURS"), ours)
             yield from compare_disks(run, kind.name, guest, mine, peers, kind.jobs)
             traced = Trace(guest, trace)
             yield from per_request(run, kind.name, traced, COUNTED, mine, peers[0], kind.registers)
@@ -131,7 +131,7 @@ def _drive(run: Run, kind: Kind, n: int, mode: str) -> Sequence[str]:
     ]
 
 
-def _device(guest: LinuxGuest, model: str) -> str:
+def disk_of_model(guest: LinuxGuest, model: str) -> str:
     """The guest's name for the disk of that model."""
     found = guest.run(f"grep -l '^{model} *$' /sys/block/sd*/device/model").output.split()
     if len(found) != 1:
