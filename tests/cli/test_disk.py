@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,29 @@ def test_create_map_check_resize(format: str, tool: Tool) -> None:
     assert get(disk, 4 * 2048, 4096) == noise(2 * MIB)
     assert disk.byte_count == 32 * MIB
     disk.close()
+
+
+def test_check_of_a_database(tool: Tool) -> None:
+    write("sql:x.dbhd;create=1M", (5, noise(4096)))
+    before = hashes()
+    assert tool("check", "x.dbhd", "--json")["problems"] == []
+    assert hashes() == before
+    with sqlite3.connect("x.dbhd") as db:
+        db.execute("UPDATE sectors SET data = 'text' WHERE sector = 6")
+        db.execute("INSERT INTO sectors VALUES (99999, NULL)")
+    db.close()
+    assert tool("check", "sql:x.dbhd", status=2) == (
+        "row 6 is no sector\nrow 99999 lies outside of the disk\n1 wrong, 1 wasted\n"
+    )
+    assert "cannot be repaired" in tool("check", "x.dbhd", "-r", status=1)
+    tool("create", "base.img", "1M")
+    write("sqldiff:y.dbhd;create:base.img", (5, noise(4096)))
+    spoilt = bytearray(Path("y.dbhd").read_bytes())
+    spoilt[4096:8192] = noise(4096, 3)
+    Path("y.dbhd").write_bytes(spoilt)
+    tool("check", "sqldiff:y.dbhd:base.img", status=2)
+    Path("z.dbhd").write_bytes(noise(8192))
+    assert "is not an SQLite database" in tool("check", "z.dbhd", status=1)
 
 
 @pytest.mark.parametrize("source", FORMATS)

@@ -22,6 +22,7 @@ __all__ = [
     "STORED_AS",
     "Format",
     "Found",
+    "check_database",
     "create_image",
     "escaped",
     "format_of",
@@ -116,6 +117,13 @@ def _vhdx_check(disk: Disk, repair: bool) -> Found:
     from drivebay.disk.formats.vhdx import check
 
     return _of_problems("vhdx", check(disk), repair)
+
+
+def check_database(path: str, repair: bool) -> Found:
+    """What is wrong with the sectors in the SQLite file `path`."""
+    from drivebay.disk.layers.sqlite_check import check
+
+    return _of_problems("sql", check(path), repair)
 
 
 def _of_problems(format: str, problems: list[Problem], repair: bool) -> Found:
@@ -279,11 +287,12 @@ def _options(format: str, known: Mapping[str, Read], options: tuple[str, ...]) -
     return values
 
 
-def image_in(spec: str) -> tuple[Format, Node]:
-    """The format of the image that `spec` names, and the disk that holds it."""
-    node = parse(spec)
+def image_in(node: Node) -> tuple[Format, Node]:
+    """The format of the image that `node` is, and the disk that holds it."""
     if node.kind not in FORMATS or len(node.inner) != 1:
         raise CliError(
-            f"{spec}: no image that can be checked", f"formats: {', '.join(FORMATS)}", NOT_SUPPORTED
+            f"{node.text}: no image that can be checked",
+            f"formats: {', '.join(FORMATS)}, sql",
+            NOT_SUPPORTED,
         )
     return FORMATS[node.kind], node.inner[0]

@@ -10,6 +10,7 @@ import click
 from drivebay.cli.disk_formats import (
     FORMATS,
     STORED_AS,
+    check_database,
     create_image,
     escaped,
     format_of,
@@ -90,13 +91,18 @@ def check(spec: str, repair: bool, as_json: bool) -> int:
     """
     from drivebay.disk.formats.chain import open_store
 
-    format, holder = image_in(spec)
-    with closing(open_store(holder, read_only=not repair)) as disk:
-        found = format.check(disk, repair)
-        if found.repaired:
-            found = format.check(disk, False)._replace(repaired=found.repaired)
+    node = parse(spec)
+    if node.kind in ("sql", "sqldiff"):
+        name, found = "sql", check_database(_path(node), repair)
+    else:
+        format, holder = image_in(node)
+        name = format.name
+        with closing(open_store(holder, read_only=not repair)) as disk:
+            found = format.check(disk, repair)
+            if found.repaired:
+                found = format.check(disk, False)._replace(repaired=found.repaired)
     if as_json:
-        print_json({"format": format.name, **found._asdict()})
+        print_json({"format": name, **found._asdict()})
     else:
         for problem in found.problems:
             click.echo(problem)
@@ -188,6 +194,8 @@ def rebase(spec: str, base: str) -> None:
 
 
 def _path(node: Node) -> str:
+    """The file of ``sql:`` or ``sqldiff:``, or of a bare path that is one."""
     scanner = Scanner(node.text, Scanner.disk)
-    scanner.position = len("sqldiff:")
-    return scanner.word("a path", stops=";,:")
+    prefix = f"{node.kind}:"
+    scanner.position = len(prefix) if node.text.startswith(prefix) else 0
+    return scanner.word("a path", stops=";,:") if node.inner else scanner.word("a path")

@@ -231,6 +231,11 @@ class SqliteFile:
                 raise self._failed(error, "read", sector) from error
         return held
 
+    def ask(self, query: str, *values: int) -> list[Any]:
+        """The rows of a query that changes nothing. Raises `sqlite3.Error`."""
+        with self._mutex:
+            return self._db.execute(query, values).fetchall()
+
     # -- writing ---------------------------------------------------------------------------------
 
     def store(
