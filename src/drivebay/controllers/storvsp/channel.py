@@ -29,6 +29,7 @@ BATCH: Final = 32
 """Packets that are served before the guest hears of their ends."""
 A_TURN: Final = 256
 """Packets after which others run."""
+COMPLETION: Final = int(PacketType.COMPLETION)
 LARGEST: Final = DESCRIPTOR + ScsiPacket.size + FOOTER
 LOOK_AGAIN: Final = 0.001
 """Seconds, of a guest that does not tell when there is room."""
@@ -206,12 +207,13 @@ class StorVspChannel:
     def drop(self, held: Held) -> None:
         """Forget an operation that has ended, if it was held."""
         self._held.pop(held, None)
-        self._look_closed()
+        if self._closed is not None:
+            self._look_closed()
 
     def complete(self, transaction: int, payload: bytes) -> None:
         """The completion of a packet that was taken."""
         assert self._outgoing is not None
-        self._outgoing.put(PacketType.COMPLETION, 0, transaction, payload)
+        self._outgoing.put(COMPLETION, 0, transaction, payload)
         if not self._draining:
             self._flush_later()
 

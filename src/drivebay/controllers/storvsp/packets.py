@@ -86,6 +86,8 @@ DESCRIPTOR: Final = Descriptor.size
 FOOTER: Final = 8
 """Behind each packet: four zero bytes, and where in the ring it began."""
 
+GPA_DIRECT: Final = int(PacketType.GPA_DIRECT)
+COMPLETION_REQUESTED: Final = int(PacketFlags.COMPLETION_REQUESTED)
 unpack_descriptor: Final = Descriptor.unpack_from
 unpack_direct: Final = GpaDirect.unpack_from
 unpack_range: Final = GpaRange.unpack_from
@@ -119,12 +121,12 @@ def parse(data: bytes) -> Packet:
     """The packet that `data` is, without its footer. Raises `ChannelError`."""
     kind, offset8, _, flags, transaction = unpack_descriptor(data)
     start = 8 * offset8
-    if flags & ~PacketFlags.COMPLETION_REQUESTED:
+    if flags & ~COMPLETION_REQUESTED:
         raise ChannelError(f"a packet with flags {flags:#x}")
     if not DESCRIPTOR <= start <= len(data):
         raise ChannelError(f"a packet of {len(data)} bytes with data at {start}")
     ranges: tuple[Range, ...] = ()
-    if kind == PacketType.GPA_DIRECT:
+    if kind == GPA_DIRECT:
         ranges = _direct(data, start)
     elif kind == PacketType.TRANSFER_PAGES:
         _check_transfer(data, start)

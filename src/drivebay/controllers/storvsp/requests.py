@@ -39,6 +39,8 @@ __all__ = [
 SHORTEST: Final = Header.size + SCSI_REQUEST_V1
 AUTOSENSE: Final = int(SrbStatus.AUTOSENSE_VALID)
 CDB_LENGTH: Final = 16
+COMPLETE_IO: Final = int(Operation.COMPLETE_IO)
+IO_DEVICE_ERROR: Final = NtStatus.IO_DEVICE_ERROR
 unpack_scsi: Final = ScsiPacket.layout.unpack_from
 pack_scsi: Final = ScsiPacket.layout.pack
 
@@ -174,9 +176,9 @@ class Command:
         if not self._dropped:
             fields = self._fields
             answer = pack_scsi(
-                Operation.COMPLETE_IO,
+                COMPLETE_IO,
                 0,
-                STATUSES.get(code, NtStatus.IO_DEVICE_ERROR),
+                STATUSES.get(code, IO_DEVICE_ERROR),
                 fields[3],
                 code | AUTOSENSE if sense else code,
                 status,

@@ -72,9 +72,13 @@ class Area:
         for view in page_views(memory, pages):
             self._pieces.append((start, view))
             start += len(view)
+        self._first = self._pieces[0][1]
+        """Mostly all of it."""
 
     def read(self, at: int, length: int) -> bytes:
         """A copy of `length` bytes from `at` on, each read once."""
+        if at + length <= len(self._first):
+            return bytes(self._first[at : at + length])
         if at + length > self.size:
             return self.read(at, self.size - at) + self.read(0, at + length - self.size)
         return b"".join(
@@ -83,6 +87,9 @@ class Area:
 
     def write(self, at: int, data: bytes) -> None:
         """Store `data` from `at` on."""
+        if at + len(data) <= len(self._first):
+            self._first[at : at + len(data)] = data
+            return
         room = self.size - at
         if len(data) > room:
             self.write(0, data[room:])

@@ -40,6 +40,7 @@ SCSI: Final = uuid.UUID("ba6163d9-04a1-4d29-b605-72e2ffb1dc7f")
 MOST_SUB_CHANNELS: Final = 1023
 
 READ, WRITE = 1, 0  # ScsiPacket.data_in
+COMPLETION: Final = int(PacketType.COMPLETION)
 EXECUTE_SRB: Final = int(Operation.EXECUTE_SRB)
 READY: Final = Stage.READY
 RESETS: Final = (Operation.RESET_LUN, Operation.RESET_ADAPTER, Operation.RESET_BUS)
@@ -141,7 +142,7 @@ class StorVsp:
         """Do what a packet asks. Raises `ChannelError` if it makes no sense."""
         packet = parse(data)
         payload, transaction = packet.payload, packet.transaction
-        if packet.type == PacketType.COMPLETION or transaction is None:
+        if packet.type == COMPLETION or transaction is None:
             raise ChannelError("a packet that nobody waits for the end of")
         if len(payload) < Header.size:
             raise ChannelError(f"a packet of StorVSP in {len(payload)} bytes")
