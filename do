@@ -17,6 +17,7 @@ usage: ./do COMMAND [ARGUMENT...]
   lint               check style and types
   fuzz [SECONDS [OPTION...]]
                      run every fuzz target, 60 seconds each unless said
+  nightly            10 000 power cuts and 200 kills for each image format, long fuzzing
 END
 }
 
@@ -137,15 +138,28 @@ part() {
 	[ "$code" -eq 0 ] || { [ "$code" -eq 5 ] && [ $# -gt 0 ]; } || failed=1
 }
 
-# NBD servers and clients of others, for the tests and benchmarks of ours. Who cannot install them
-# sees which tests are skipped for that.
-need_nbd_tools() {
-	for tool in nbdkit nbdcopy fio; do
-		command -v "$tool" >/dev/null || {
-			can_install && need nbdkit nbdkit-plugin-python libnbd-bin fio
-			return 0
-		}
-	done
+# What tests and benchmarks compare with: the tools of others, by the packages that have them.
+tools() {
+	cat <<'END'
+nbdkit nbdkit nbdkit-plugin-python
+nbdcopy libnbd-bin
+fio fio
+qemu-img qemu-utils
+cryptsetup cryptsetup-bin
+mformat mtools
+losetup mount
+npm npm
+END
+}
+
+# Who cannot install them sees which tests are skipped for that.
+need_tools() {
+	missing=$(tools | while read -r tool packages; do
+		command -v "$tool" >/dev/null || printf ' %s' "$packages"
+	done)
+	[ -n "$missing" ] || return 0
+	# shellcheck disable=SC2086
+	can_install && (need $missing) || say "tests are skipped without$missing"
 }
 
 run_tests() {
@@ -213,6 +227,16 @@ run_fuzz() {
 	return "$failed"
 }
 
+# More of what chance decides than a test run has the time for.
+run_nightly() {
+	code=0
+	DRIVEBAY_POWER_CUTS=10000 DRIVEBAY_KILLS=200 "$VENV/bin/python" -m pytest -n 2 --timeout=0 \
+		tests/formats tests/layers/test_sql_faults.py tests/qcow2/test_power_cut.py \
+		tests/vhd/test_power_cut.py || code=1
+	run_fuzz "${1:-600}" || code=1
+	return "$code"
+}
+
 [ $# -gt 0 ] || {
 	usage
 	exit 1
@@ -230,13 +254,13 @@ demo)
 	;;
 test)
 	install dev
-	need_nbd_tools
+	need_tools
 	run_tests "$@"
 	;;
 bench)
 	install dev
 	command -v cc >/dev/null || need gcc libc6-dev
-	need_nbd_tools
+	need_tools
 	check_needs
 	exec "$VENV/bin/python" -m benchmarks "$@"
 	;;
@@ -247,6 +271,11 @@ lint)
 fuzz)
 	install dev fuzz
 	run_fuzz "$@"
+	;;
+nightly)
+	install dev fuzz
+	need_tools
+	run_nightly "$@"
 	;;
 -h | --help | help) usage ;;
 *)

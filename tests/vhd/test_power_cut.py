@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ from drivebay.testing.powercut import PowerCutDisk, State
 from tests.disk.support import noise
 from tests.vhd.support import FORMS, Chain, Expected, content
 
-STATES = 500
+# Of each form; a format has several.
+STATES = int(os.environ.get("DRIVEBAY_POWER_CUTS", "250"))
 
 
 @dataclass
