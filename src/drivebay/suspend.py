@@ -23,6 +23,7 @@ __all__ = [
     "Promise",
     "Resume",
     "Suspension",
+    "Turn",
     "Workers",
     "blocking",
     "perform",
@@ -193,6 +194,18 @@ class _Clock:
 
 
 _CLOCK: Final = _Clock()
+
+
+class Turn(Suspension[None]):
+    """Lets others have their turn; between two steps of long work that waits for nobody."""
+
+    def begin(self, workers: Workers, resume: Resume) -> None:
+        """Go on in the next turn."""
+        resume(None, None)
+
+    def cancel(self) -> bool:
+        """Go on no more."""
+        return True
 
 
 def sleep(seconds: float) -> Promise[None]:

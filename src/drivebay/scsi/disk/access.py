@@ -13,7 +13,7 @@ from drivebay.scsi.opcodes import Opcode
 from drivebay.scsi.replies import Action
 from drivebay.scsi.sense import INVALID_FIELD_IN_CDB, MISCOMPARE, CheckCondition
 from drivebay.scsi.task import Direction, Task
-from drivebay.suspend import sleep
+from drivebay.suspend import Turn
 
 if TYPE_CHECKING:
     from drivebay.scsi.disk.disk import ScsiDisk
@@ -115,6 +115,8 @@ class Compare(Task):
         pattern = b"".join(buffers)
         for done in range(0, self._count, step := max(1, AT_ONCE // self.unit)):
             count = min(step, self._count - done)
+            if done:
+                await Turn()
             await self._disk.compare(self._lba + done, count, [memoryview(pattern * count)])
 
 
@@ -178,7 +180,7 @@ class WriteSame(Task):
         pattern = memoryview(self._block * min(step, self._count))
         for done in range(0, self._count, step):
             if done:
-                await sleep(0)  # however many blocks, others get their turn
+                await Turn()  # however many blocks, others get their turn
             size = min(step, self._count - done) * len(self._block)
             await self._disk.write(self._lba + done, cut([pattern], 0, size), False)
 

@@ -37,7 +37,7 @@ from drivebay.scsi.sense import (
 )
 from drivebay.scsi.server import Command, DeviceServer, Needs
 from drivebay.scsi.status import Aborted, Conflict
-from drivebay.suspend import DONE, sleep
+from drivebay.suspend import DONE, Turn
 
 __all__ = ["ScsiDisk"]
 
@@ -221,7 +221,7 @@ class ScsiDisk(DeviceServer):
         total = count * self.block
         for start in range(0, total, len(scratch)):
             if start:
-                await sleep(0)  # however many blocks, others get their turn
+                await Turn()  # however many blocks, others get their turn
             found = scratch[: total - start]
             await self.read(lba + start // self.block, [found])
             if data is None:
