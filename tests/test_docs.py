@@ -78,11 +78,18 @@ def test_commands_are_understood(page: str, line: str) -> None:
             arguments[arguments.index(option) + 1] = stand_in
     said = command.make_context(name, arguments).params
     if "virtio_blk" in said:
-        names = [*KINDS, "controller", "disk"]
+        names = [*KINDS, "controller", "disk", "fault"]
         words = [(key, text) for key in names for text in said[key.replace("-", "_")]]
         parse_controllers(words, may_be_none=name == "qtest")
     for key in SPECS & said.keys():
         parse(said[key])
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_specs_are_understood(page: Path) -> None:
+    for block in blocks(page, "disk"):
+        for line in block.splitlines():
+            assert parse(line).text == line
 
 
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
