@@ -79,3 +79,40 @@ def test_a_mistake_is_one_line(texts: list[str], message: str) -> None:
     assert known is not None
     assert message in f"{known} {known.hint}"
     assert "\n" not in str(known)
+
+
+def test_faults_go_to_the_controllers_they_name() -> None:
+    found = parse(
+        controller=["nvme,id=left", "nvme,id=right"],
+        disk=["mem:1M,on=left", "mem:1M,on=right"],
+        virtio_blk=["mem:1M"],
+        fault=["read,on=left,nth=3:drop", "write:status=write-fault"],
+    )
+    assert {config.id: [rule.text for rule in config.faults] for config in found} == {
+        "left": ["read,on=left,nth=3:drop", "write:status=write-fault"],
+        "right": ["write:status=write-fault"],
+        "vda": [],
+    }
+    engine = Engine(workers=0)
+    function, _ = nvme.build(found[0], GuestMemory(), engine)
+    assert isinstance(function, Nvme)
+    assert function.controller.observer is not None
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nvme": ["mem:1M"], "fault": ["raed:drop"]}, "did you mean read?"),
+        ({"nvme": ["mem:1M"], "fault": ["read,on=x:drop"]}, "no controller x"),
+        ({"virtio_blk": ["mem:1M"], "fault": ["read:drop"]}, "no controller here can be given"),
+        ({"nvme": ["mem:1M"], "fault": ["@nowhere.toml"]}, "nowhere.toml: No such file"),
+    ],
+)
+def test_a_mistake_in_a_fault_is_one_line(options: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(Exception) as caught:
+        parse(**options)
+    known = told(caught.value)
+    assert known is not None
+    assert message in f"{known} {known.hint}"
+    assert "\n" not in str(known)

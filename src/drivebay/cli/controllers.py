@@ -40,7 +40,7 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of ``serve``, ``boot`` and ``qtest`` that name controllers: all of them go to
     `function` as `words`.
     """
-    names = [*KINDS, "controller", "disk"]
+    names = [*KINDS, "controller", "disk", "fault"]
 
     @functools.wraps(function)
     def with_words(**given: Any) -> Any:
@@ -60,6 +60,7 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
             ),
         ),
         ("disk", "SPEC,on=NAME[,...]", "Attach a disk to the controller of that name."),
+        ("fault", "RULE|@FILE", "What is to go wrong, as 'read,nth=3:drop'; for NVMe."),
     ]
     decorated = with_words
     for name, form, text in reversed(options):
@@ -93,9 +94,28 @@ def parse_controllers(words: Words, *, may_be_none: bool = False) -> list[Contro
             controller.disks = controller.kind.place(controller.disks)
         except CliError as error:
             raise CliError(f"controller {controller.id}: {error}", error.hint) from None
+    for text in texts.get("fault", ()):
+        _give_fault(text, found)
     if not found and not may_be_none:
         raise CliError("there is nothing to serve", "--virtio-blk mem:64M serves 64 MiB of memory")
     return found
+
+
+def _give_fault(text: str, controllers: Iterable[ControllerConfig]) -> None:
+    """Rules for the controllers that are meant. Raises `CliError` if there is none."""
+    from drivebay.lab.language import parse_rules
+
+    able = {each.id: each for each in controllers if each.kind.vocabulary is not None}
+    if not able:
+        raise CliError(f"--fault {text}: no controller here can be given faults", "--nvme can")
+    for controller in able.values():
+        assert controller.kind.vocabulary is not None
+        for rule in parse_rules([text], controller.kind.vocabulary()):
+            wanted = rule.match.controller
+            if wanted is not None and wanted not in able:
+                raise CliError(f"--fault {text}: no controller {wanted}", f"on={'|'.join(able)}")
+            if wanted in (None, controller.id):
+                controller.faults.append(rule)
 
 
 def _shown(form: str, text: str) -> tuple[str, str]:

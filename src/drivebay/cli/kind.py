@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from drivebay.cli.places import Places
     from drivebay.hosts.connection import SocketServer
+    from drivebay.lab.rules import Rule, Vocabulary
     from drivebay.platform.engine import Engine
 
 __all__ = ["AtRest", "Attached", "ControllerConfig", "Kind", "Options", "Served", "number"]
@@ -81,6 +82,8 @@ class Kind:
     """Whether a controller with such settings is of use without disks."""
     check: Callable[[ControllerConfig], None] = lambda controller: None
     """Raise `CliError` for what a controller cannot do on a socket."""
+    vocabulary: Callable[[], Vocabulary] | None = None
+    """What fault rules may name, if there are any for it; imported when it is wanted."""
     shared: bool = True
     """All disks of its option are on one controller, or each has its own."""
     vfio_user: bool = False
@@ -98,6 +101,8 @@ class ControllerConfig:
     """What its kind made of its options."""
     disks: list[Any] = field(default_factory=list)
     """As its kind describes them; see `Attached`."""
+    faults: list[Rule] = field(default_factory=list)
+    """What is to go wrong."""
 
     @property
     def attachments(self) -> list[Attachment]:

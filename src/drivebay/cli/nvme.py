@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from drivebay.controllers.nvme import Nvme
     from drivebay.disk.contract import Disk
     from drivebay.hosts.control.slot import Slot
+    from drivebay.lab.rules import Vocabulary
     from drivebay.platform.engine import Engine
     from drivebay.platform.memory import GuestMemory
 
@@ -163,6 +164,11 @@ def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> 
 
         return Slot(disk, wanted.attachment.disk.text, pull=pull)
 
+    if controller.faults:
+        from drivebay.lab.nvme import NvmeFaults
+
+        NvmeFaults(nvme.controller, controller.faults, controller.id)
+
     places = Places(open_namespace, put, lambda wanted: str(wanted.place), hot=True)
     places.devices.append(nvme)
     return nvme, places.fill(controller.disks)
@@ -172,6 +178,13 @@ def statistics(nvme: Nvme) -> dict[str, int]:
     """What the controller has done."""
     found = nvme.controller.statistics.save()
     return {name.replace("_", "-"): count for name, count in found.items()}
+
+
+def vocabulary() -> Vocabulary:
+    """What fault rules may name."""
+    from drivebay.lab.nvme import NVME
+
+    return NVME
 
 
 KIND: Final = Kind(
@@ -184,6 +197,7 @@ KIND: Final = Kind(
     may_be_empty=lambda said: said.spare > 0,
     serve=serve_function(build, statistics),
     qemu=qemu,
+    vocabulary=vocabulary,
     keys=("queues", "spare"),
     disk_flags=NVME_FLAGS,
     disk_keys=NVME_KEYS,
