@@ -199,6 +199,28 @@ def test_inspect(served: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert [each["id"] for each in tree["controllers"]] == ["vda", "ide", "nvme"]
 
 
+def test_inspect_goes_on_with_rates(
+    served: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest writes between two looks; the third is Ctrl-C."""
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            raise KeyboardInterrupt
+        with Control(served) as control, FrontEnd(control.tree().controllers[0].socket) as guest:
+            for _ in range(10):
+                guest.write(0, bytes(512))
+
+    monkeypatch.setattr("drivebay.cli.inspect.time.sleep", wait)
+    assert main(["inspect", served, "--watch", "--interval", "2"]) == 130
+    first, second = capsys.readouterr().out.split("vda: ")[1:]
+    assert "writes 0, " in first
+    assert "writes 10 (5/s), write-bytes 5120 (2560/s), " in second
+    assert waits == [2.0, 2.0]
+
+
 def test_ctl(served: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["ctl", served, "disk.resize", "vda", "2M"]) == 0
     assert main(["ctl", served, "disk.resize", "size=3M", "disk=vda"]) == 0
