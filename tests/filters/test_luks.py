@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import errno
 import hashlib
 import json
 import shutil
@@ -17,13 +18,14 @@ import pytest
 
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.contract import Disk
-from drivebay.disk.errors import DiskOpenError, ReadOnly
+from drivebay.disk.errors import DiskError, DiskOpenError, IoError, ReadOnly
 from drivebay.disk.filters.crypt import Crypt
 from drivebay.disk.filters.luks import open_luks
 from drivebay.disk.filters.xts import SectorXts
 from drivebay.disk.spec import SpecError, open_disk, parse
 from drivebay.suspend import run
 from tests.disk.support import get, noise, put
+from tests.filters.test_faults import Failing, Fault
 
 SIZE = 1 << 18
 DATA = noise(SIZE, 5)
@@ -395,3 +397,28 @@ def test_the_grammar_and_the_key_file(tmp_path: Path) -> None:
     assert str(caught.value) == "mem:1M: no LUKS volume of version 1 or 2"
     with pytest.raises(SpecError, match="':' and a disk"):
         parse("luks:key")
+
+
+@pytest.mark.parametrize("header", [luks1(), luks2()], ids=["luks1", "luks2"])
+def test_the_nth_failure_below_surfaces(header: bytes) -> None:
+    """Hostile 4.8: whichever read fails, of the header, of a key slot, of the data."""
+    at = 0
+    while _strikes(header, at + 1):
+        at += 1
+    assert at > 2
+
+
+def _strikes(header: bytes, at: int) -> bool:
+    fault = Fault(IoError(errno.EIO, "below"))
+    below = volume(header)
+    fault.at = at
+    try:
+        disk = open_luks(Failing(below, fault), PASSPHRASE)
+        found = get(disk, 3, 8)
+    except (DiskError, DiskOpenError) as error:
+        assert "below" in str(error)
+        assert fault.met == at
+        return True
+    assert found == DATA[3 * 512 : 11 * 512]
+    assert fault.met < at
+    return False

@@ -252,7 +252,7 @@ def test_what_was_flushed_is_there_after_a_kill(tmp_path: Path) -> None:
     flushed: dict[int, int] = {}
     later: dict[int, set[int]] = {}
     epoch = 0
-    for number in range(int(os.environ.get("DRIVEBAY_KILLS", "40"))):
+    for number in range(int(os.environ.get("DRIVEBAY_KILLS", "20"))):
         command = [sys.executable, "-c", WRITER, str(path), str(number), str(epoch)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
             assert writer.stdout is not None

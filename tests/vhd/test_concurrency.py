@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from drivebay.disk.errors import IllegalBlock
 from drivebay.suspend import run
 from tests.disk.side_by_side import SECTOR, Slow, Task, drive, flushes
 from tests.disk.support import noise, put
@@ -93,3 +94,30 @@ def test_what_a_block_was_zeroed_as_outlives_a_write_beside_it(seed: int) -> Non
         assert found[:SECTOR] in (data, bytes(SECTOR))
         run(disk.flush())
         disk.close()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_resize_among_writes(seed: int) -> None:
+    """What is written past the new end fails or is lost, and never comes back."""
+    chain = Chain(SORTS["vhdx-dynamic"])
+    slow = Slow(chain.store)
+    disk = chain.open(slow)
+    put(disk, 0, noise(SECTOR))
+    slow.begun = True
+    size, end = disk.sector_count, 3 * HALF  # one block and a half
+
+    async def write(sector: int) -> None:
+        try:
+            await disk.write(sector, [memoryview(noise(SECTOR, sector))])
+        except IllegalBlock:
+            assert sector >= end
+
+    sectors = [HALF, end - 1, end, 4 * HALF - 1, 4 * HALF, size - 1]
+    drive([*map(write, sectors), disk.resize(end)], slow, random.Random(seed))
+    drive([disk.resize(size)], slow, random.Random(0))
+    slow.begun = False
+    for sector in sectors:
+        found = content(disk)[sector * SECTOR :][:SECTOR]
+        assert found == (noise(SECTOR, sector) if sector < end else bytes(SECTOR)), sector
+    disk.close()
+    assert not chain.damage()
