@@ -158,6 +158,17 @@ def test_a_guest_cannot_share_without_end() -> None:
     assert refused == 6
 
 
+def test_memory_goes_with_a_channel_that_is_released() -> None:
+    """Linux tears nothing down of a channel that was rescinded."""
+    bench = Bench()
+    for _ in range(5):
+        bench.driver()
+        bench.device.detach()
+        bench.guest.release(1)
+        assert not bench.bus._gpadls
+        bench.device.attach(bench.bus)
+
+
 # -- messages that make no sense -----------------------------------------------------------------
 
 

@@ -457,6 +457,19 @@ def test_what_comes_before_a_guest_is_ready_is_not_told_and_much_is_told_once() 
     assert channel.notices == [Operation.ENUMERATE_BUS]
 
 
+def test_a_dead_disk_does_not_keep_the_guest_from_hearing_of_others() -> None:
+    puppet = PuppetDisk(RamDisk(1 << 20))
+    bench = Bench({0: puppet}, depth=1)
+    driver = bench.driver()
+    driver.start(read(0), 512)
+    bench.settle()
+    bench.target.add(1, ScsiDisk(RamDisk(1 << 16)))
+    bench.settle()
+    driver.channel.take()
+    assert driver.channel.notices == [Operation.ENUMERATE_BUS]
+    assert len(puppet.held) == 1
+
+
 def test_a_controller_that_is_taken_away() -> None:
     puppet = PuppetDisk(RamDisk(1 << 20))
     bench = Bench({0: puppet}, sub_channels=1)

@@ -304,8 +304,12 @@ class VmBus:
             gpadl = self._gpadls.get(opened.ring_gpadl_id)
             if gpadl is not None and gpadl.torn:
                 self._tear_down(opened.ring_gpadl_id)
-        if offered.released:
+        if offered.released:  # a guest need not tear down what goes with its channel
             self._offered.pop(channel_id, None)
+            for gpadl_id in [
+                n for n, each in self._gpadls.items() if each.channel_id == channel_id
+            ]:
+                del self._gpadls[gpadl_id]
         again, offered.next_open = offered.next_open, None
         if again is not None:
             self._open_channel(again.pack())

@@ -78,9 +78,9 @@ class StorVspChannel:
     def open(self, setup: ChannelSetup) -> None:
         """The guest has opened it. Raises `ChannelError` if the rings cannot be served."""
         pages, split = setup.pages, setup.downstream
-        self._incoming = Incoming(setup.memory, pages[:split])
+        incoming = Incoming(setup.memory, pages[:split])
         self._outgoing = Outgoing(setup.memory, pages[split:])
-        self._setup = setup
+        self._incoming, self._setup = incoming, setup
         self._broken, self._refused = self._refused, False
         self.drain_later()  # whoever opens it hears that it is open before it hears of us
 
@@ -170,20 +170,27 @@ class StorVspChannel:
 
     def _room(self) -> int:
         """How many packets may be taken now."""
-        outgoing, held = self._outgoing, len(self._held)
-        assert outgoing is not None
+        held = len(self._held)
+        if self._notice and self._has_room(held + 1):
+            self._put_notice()
         if held >= self.depth or not self._may_serve(self):
             return 0
-        taken = held + bool(self._notice)
-        if not outgoing.has_room((taken + 1) * LARGEST):
-            if not outgoing.tells_room and not self._looking:
-                self._looking = True
-                self._engine.after(LOOK_AGAIN, self._look_again)
+        reserved = held + bool(self._notice)
+        if not self._has_room(reserved + 1):
             return 0
-        if self._notice:
-            self._put_notice()
-            return self._room()
-        return min(outgoing.free // LARGEST - held, self.depth - held)
+        assert self._outgoing is not None
+        return min(self._outgoing.free // LARGEST - reserved, self.depth - held)
+
+    def _has_room(self, packets: int) -> bool:
+        """Whether as many fit; if not, we hear of it when they do."""
+        outgoing = self._outgoing
+        assert outgoing is not None
+        if outgoing.has_room(packets * LARGEST):
+            return True
+        if not outgoing.tells_room and not self._looking:
+            self._looking = True
+            self._engine.after(LOOK_AGAIN, self._look_again)
+        return False
 
     def _look_again(self) -> None:
         self._looking = False
