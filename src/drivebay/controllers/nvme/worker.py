@@ -38,6 +38,8 @@ guest_log = RationedLog(log)
 
 BATCH: Final = 256
 """Commands that are served before others run."""
+MOVED: Final = 256 << 10
+"""Bytes that are moved before the host is told: it works on them while we move more."""
 HELD: Final = -1
 """The outcome of a command that ends at some other time."""
 
@@ -124,6 +126,7 @@ class Worker:
         head, tail = sq.head, sq.tail
         sqid = sq.id << 16
         most = left = min(most, cq.room, size - len(rows))
+        room = MOVED
         while head != tail and left > 0:
             left -= 1
             at = address + SQE_SIZE * head - start
@@ -190,6 +193,9 @@ class Worker:
                         sq.tasks[cid] = Task(self._engine, operation, done, suspension)
                         continue
                 waiting += (0, cid << 32 | sqid | head)
+                room -= length
+                if room <= 0:
+                    break
             except Exception as error:
                 self.complete(sq, cid, 0, self.failure(sq, row, error))
         return most - left
