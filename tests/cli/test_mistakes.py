@@ -133,6 +133,7 @@ def test_help_says_what_each_option_is_and_fits(
         ("drivebay disk re", {"rebase", "resize"}),
         ("drivebay boot --v", {"--virtio-blk"}),
         ("drivebay completion ", {"bash", "zsh", "fish"}),
+        ("drivebay disk info di", {"di"}),  # the shell itself looks for files
     ],
 )
 def test_a_shell_completes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from drivebay.cli.arguments import SPEC
 from drivebay.cli.ctl import complete_disk, socket_argument
 from drivebay.cli.disk_copy import compare, convert, map_
 from drivebay.cli.disk_images import check, commit, create, rebase, resize
@@ -20,7 +21,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("spec")
+@click.argument("spec", type=SPEC)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(spec: str, as_json: bool) -> None:
     """Show the stack of disks that SPEC names.
@@ -46,7 +47,8 @@ def snapshot(socket: str, disk: str, layer: str) -> None:
     """Put LAYER on DISK of a running server.
 
     What is there now never changes again, and what is written goes to the layer. SOCKET is the
-    server's control socket. LAYER is sqldiff:PATH;create, or memdiff. Prints the spec that opens the disk from now on.
+    server's control socket. LAYER is sqldiff:PATH;create, or memdiff. Prints the spec that opens
+    the disk from now on.
 
     \b
     drivebay disk snapshot /run/bay.sock vda 'sqldiff:/srv/monday.dbhd;create'

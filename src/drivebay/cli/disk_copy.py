@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from drivebay.cli.arguments import SPEC
 from drivebay.cli.disk_formats import create_image, format_of, image_spec
 from drivebay.cli.errors import CliError
 from drivebay.cli.terminal import print_json
@@ -28,8 +29,8 @@ TROUBLE = 2
 
 
 @click.command()
-@click.argument("source")
-@click.argument("target")
+@click.argument("source", type=SPEC)
+@click.argument("target", type=SPEC)
 @click.option("-O", "format", metavar="FORMAT", help="Of a new TARGET; or by its extension.")
 @click.option("-o", "options", multiple=True, metavar="NAME=VALUE", help="Of the format.")
 @click.option("-n", "existing", is_flag=True, help="TARGET is the spec of a disk that is there.")
@@ -78,8 +79,8 @@ def _target(
 
 
 @click.command()
-@click.argument("one")
-@click.argument("two")
+@click.argument("one", type=SPEC)
+@click.argument("two", type=SPEC)
 @click.option("-s", "--strict", is_flag=True, help="Disks of different sizes differ.")
 @as_json
 def compare(one: str, two: str, strict: bool, as_json: bool) -> int:
@@ -112,7 +113,7 @@ def compare(one: str, two: str, strict: bool, as_json: bool) -> int:
 
 
 @click.command(name="map")
-@click.argument("spec")
+@click.argument("spec", type=SPEC)
 @as_json
 def map_(spec: str, as_json: bool) -> None:
     """Show where the disk SPEC holds data, is zero, takes no space."""

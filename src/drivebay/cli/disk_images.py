@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from drivebay.cli.arguments import SPEC
 from drivebay.cli.disk_formats import (
     FORMATS,
     STORED_AS,
@@ -38,7 +39,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", type=SPEC)
 @click.argument("size", required=False)
 @click.option("-f", "format", metavar="FORMAT", help="By the extension of PATH unless said; raw.")
 @click.option("-b", "--backing", metavar="PATH", help="The file that the image stands on.")
@@ -79,7 +80,7 @@ def create(
 
 
 @click.command()
-@click.argument("spec")
+@click.argument("spec", type=SPEC)
 @click.option("-r", "--repair", is_flag=True, help="Set right what can be.")
 @as_json
 def check(spec: str, repair: bool, as_json: bool) -> int:
@@ -111,7 +112,7 @@ def check(spec: str, repair: bool, as_json: bool) -> int:
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("spec")
+@click.argument("spec", type=SPEC)
 @click.argument("size")
 @click.option("--shrink", is_flag=True, help="SIZE may be less than it is: the rest is lost.")
 @as_json
@@ -138,7 +139,7 @@ def resize(spec: str, size: str, shrink: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("spec")
+@click.argument("spec", type=SPEC)
 def commit(spec: str) -> None:
     """Write what the top layer of SPEC holds to the disk under it.
 
@@ -170,8 +171,8 @@ def _mergeable(node: Node) -> Disk:
 
 
 @click.command()
-@click.argument("spec")
-@click.argument("base")
+@click.argument("spec", type=SPEC)
+@click.argument("base", type=SPEC)
 def rebase(spec: str, base: str) -> None:
     """Let the top layer of SPEC show the same over another BASE.
 

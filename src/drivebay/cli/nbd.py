@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import click
 
+from drivebay.cli.arguments import SPEC
 from drivebay.cli.errors import CliError
 from drivebay.cli.terminal import print_json
 from drivebay.disk.nbd.messages import PORT
@@ -30,7 +31,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("spec")
+@click.argument("spec", type=SPEC)
 @click.option("--socket", "path", metavar="PATH", help="Listen on a UNIX socket.")
 @click.option("--port", type=click.IntRange(0, 65535), help=f"Listen on TCP; NBD's own is {PORT}.")
 @click.option("--bind", default="localhost", show_default=True, help="Listen on TCP there.")

@@ -44,8 +44,9 @@ def command(
     as_json: bool,
     exit_with_parent: bool,
 ) -> int:
-    """Serve controllers with disks to virtual machines, each on a socket: virtio-blk by vhost-user,
-    IDE, AHCI and NVMe by vfio-user.
+    """Serve controllers with disks to virtual machines, each on a socket.
+
+    virtio-blk and SCSI go by vhost-user; IDE, AHCI and NVMe by vfio-user.
 
     Prints the arguments with which QEMU and cloud-hypervisor attach to them, then runs until
     SIGTERM or Ctrl-C. SIGHUP looks at the sizes of the disks again, and tells the guests.

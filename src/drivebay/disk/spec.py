@@ -179,11 +179,12 @@ class Attachment:
                 found[name] = value != "off"
             elif name not in keys:
                 known = ", ".join([*flags, *(f"{key}=" for key in keys)])
+                late = any(mark in name for mark in ":./")
                 raise SpecError(
                     self.text,
                     position,
                     f"one of {known}" if known else "no option",
-                    "the disk comes first, then what is said of it: mem:64M,ro",
+                    "the disk comes first, then what is said of it: mem:64M,ro" if late else "",
                 )
             elif not value:
                 raise SpecError(self.text, position + len(name), f"'=' and a value for {name}")

@@ -189,7 +189,11 @@ def _cannot_open(path: str, error: OSError, missing: str = "") -> DiskOpenError:
         hint = missing if os.path.isdir(folder) else f"there is no folder {folder}"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         readable = os.access(path, os.R_OK)
-        hint = "add ,ro to open it read-only" if readable else f"check the permissions of {path}"
+        hint = (
+            "you may read it: add ,ro or --read-only"
+            if readable
+            else f"check the permissions of {path}"
+        )
     elif error.errno == errno.EBUSY:
         hint = "it is mounted, or another program uses it"
     elif error.errno == errno.EISDIR:
