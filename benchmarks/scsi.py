@@ -17,6 +17,7 @@ from benchmarks.report import Result, compare
 from benchmarks.run import Run, Sample, last_cpu, on_cpu
 from drivebay.cli.backend import Backend
 from drivebay.controllers.virtio.mmio import MmioTransport
+from drivebay.controllers.virtio.registers import RingFeature
 from drivebay.controllers.virtio.scsi import ScsiDevice
 from drivebay.controllers.virtio.scsi_registers import (
     CDB_BYTES,
@@ -126,7 +127,8 @@ class Bench:
         memory, space = GuestMemory.of_size(RAM_SIZE, RAM_START), MmioSpace()
         space.map(BASE, MmioTransport(ScsiDevice(target, self.engine), memory, Line(_nobody)))
         arena = Arena(memory, RAM_START, RAM_SIZE)
-        self.driver = VirtioScsi(space, BASE, arena, poll=self.engine.turn)
+        split = ~(1 << RingFeature.RING_PACKED)
+        self.driver = VirtioScsi(space, BASE, arena, poll=self.engine.turn, features=split)
         while self.driver.command(0, bytes(6)).status:  # TEST UNIT READY: attentions come first
             pass
         self.blocks, self.each = disk.byte_count // BLOCK, BLOCK // disk.sector_size

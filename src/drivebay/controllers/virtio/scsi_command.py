@@ -77,35 +77,25 @@ def frame_of(memory: GuestMemory, rows: Rows, sizes: Sizes) -> Frame:
 
 
 def _plain(window: tuple[int, int, memoryview], rows: Rows, sizes: Sizes) -> Frame | None:
-    """The command as every driver lays it out: request and answer in descriptors of their own, all
-    in the memory `window`. None if it is anything else.
+    """The command as every driver lays it out: request and answer in descriptors of their own, and
+    data in a third, all in the memory `window`. None if it is anything else.
     """
+    if len(rows) != 12:
+        return None
     start, size, ram = window
-    head, length = rows[0] - start, rows[1]
-    if length != sizes.request or rows[2] & WRITE or not 0 <= head <= size - length:
+    head, head_size, head_flags, _, one, one_size, one_flags, _, two, two_size, two_flags, _ = rows
+    head, one, two = head - start, one - start, two - start
+    if head_size != sizes.request or head_flags & WRITE or not 0 <= head <= size - head_size:
         return None
-    answer: list[memoryview] = []
-    data_in: list[memoryview] = []
-    data_out: list[memoryview] = []
-    total = 0
-    for n in range(4, len(rows), 4):
-        at, length = rows[n] - start, rows[n + 1]
-        if at < 0 or not 0 < length <= size - at:
-            return None
-        total += length
-        if not rows[n + 2] & WRITE:
-            if answer:
-                return None
-            data_out.append(ram[at : at + length])
-        elif answer:
-            data_in.append(ram[at : at + length])
-        elif length == sizes.answer:
-            answer.append(ram[at : at + length])
-        else:
-            return None
-    if not answer or total > MOST_BYTES:
+    if not one_size or not 0 <= one <= size - one_size or not two_flags & WRITE:
         return None
-    return sizes.with_cdb.unpack_from(ram, head), answer, data_in, data_out
+    if not two_size or not 0 <= two <= size - two_size:
+        return None
+    asked = sizes.with_cdb.unpack_from(ram, head)
+    first, second = [ram[one : one + one_size]], [ram[two : two + two_size]]
+    if not one_flags & WRITE:
+        return (asked, second, [], first) if two_size == sizes.answer else None
+    return (asked, first, second, []) if one_size == sizes.answer else None
 
 
 def refusal(answer: Buffers, sizes: Sizes, response: ScsiResponse) -> int:

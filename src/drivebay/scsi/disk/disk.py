@@ -140,7 +140,7 @@ class ScsiDisk(DeviceServer):
     def direct(
         self, cdb: bytes, data_in: Buffers, data_out: Buffers
     ) -> tuple[int, Operation] | None:
-        """READ and WRITE (10) and (16), with memory for just their data."""
+        """READ and WRITE (10) and (16), with memory for just their data. The disk checks ranges."""
         access = DIRECT.get(cdb[0]) if cdb else None
         if access is None or self._attentions or self.stopped or self.nexus is not None:
             return None
@@ -151,7 +151,7 @@ class ScsiDisk(DeviceServer):
         flags, lba, count = fields[1], fields[lba_at], fields[count_at]
         buffers = data_out if writes else data_in
         length = count * self.block
-        if flags & ~ACCESS or not count or lba + count > self.disk.sector_count:
+        if flags & ~ACCESS or not count:
             return None
         if (len(buffers[0]) if len(buffers) == 1 else byte_length(buffers)) != length:
             return None
