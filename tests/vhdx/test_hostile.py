@@ -9,6 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drivebay.disk.backends.ram import RamDisk
+from drivebay.disk.errors import DiskOpenError
+from drivebay.disk.formats.vhdx import create, open_vhdx
+from drivebay.disk.formats.vhdx.structs import HEADER_AT, Header, seal
+from tests.disk.support import get, put
 from tests.vhdx.hostile import VALUES, exercise, samples
 
 MEMORY = 64 << 20
@@ -64,3 +69,14 @@ def test_an_image_may_end_anywhere(number: int) -> None:
         len(sample.data) - 512,
     ):
         exercise(sample, bytearray(sample.data[:end]))
+
+
+def test_a_header_after_which_none_can_come() -> None:
+    disk = RamDisk(8 << 20)
+    create(disk, 4 << 20)
+    for at in HEADER_AT:
+        page = Header.unpack(get(disk, at // 512, 8))
+        page.sequence_number = (1 << 64) - 1
+        put(disk, at // 512, seal(page.pack().ljust(4096, b"\0")))
+    with pytest.raises(DiskOpenError, match="after which none comes"):
+        open_vhdx(disk)

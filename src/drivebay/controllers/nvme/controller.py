@@ -507,7 +507,7 @@ class Controller:
 
         def ended(_value: Any, error: BaseException | None) -> None:
             if error is not None:
-                log.error("nvme: a flush at shutdown failed: %s", error)
+                guest_log.warning("nvme: a flush at shutdown failed: %s", error)
             waiting.pop()
             if not waiting and self._life == life:
                 self.csts = self.csts.replace(SHST=ShutdownStatus.COMPLETE)

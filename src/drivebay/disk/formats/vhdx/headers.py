@@ -35,6 +35,7 @@ MOST_LOG: Final = 16 << 20  # all of it may be in memory; everybody makes it of 
 MOST_TABLE: Final = 513 << 20
 MOST_METADATA: Final = 128 << 20
 MOST_REGIONS: Final = 2047
+LAST_NUMBER: Final = (1 << 64) - (1 << 32)  # an image is not changed so often; nor may it wrap
 KNOWN: Final = {BAT: "block allocation table", METADATA: "metadata"}
 
 
@@ -108,6 +109,8 @@ async def read_headers(store: Store) -> Headers:
     number, slot, header = max(found)
     if len(found) == 2 and found[0][0] == found[1][0] and found[0][2] != found[1][2]:
         raise DiskOpenError(f"vhdx: two headers of sequence number {number}")
+    if number > LAST_NUMBER:
+        raise DiskOpenError(f"vhdx: a header of sequence number {number}, after which none comes")
     if header.version != 1 or (header.log_guid != NO_LOG and header.log_version != 0):
         raise DiskOpenError(
             f"vhdx: version {header.version} with a log of version {header.log_version} is unknown"
