@@ -187,7 +187,7 @@ class Broken(PortRegion):
 
 
 def test_what_a_device_raises_is_raised(engine: Engine) -> None:
-    pc, cpu = machine(engine, begin()("E481 FA F4"))
-    pc.ports.map(0x81, Broken())
+    pc, cpu = machine(engine, begin()("E4F0 FA F4"))
+    pc.ports.map(0xF0, Broken())
     with pytest.raises(ZeroDivisionError):
         cpu.run(10)

@@ -42,6 +42,9 @@ __all__ = ["CpuError", "End", "RiscvCpu", "X86Cpu", "X86Machine"]
 FOUR_GIB: Final = 1 << 32
 SLICE: Final = 20_000
 """Instructions that are executed before it is looked whether an interrupt or the end is due."""
+SHORT, LENGTHS = 50, 61
+HUNT, REST = 500, 1000
+"""While an interrupt is kept waiting, so many of so many slices are short ones of all lengths."""
 INSTRUCTION_NS, ACCESS_NS = 1, 1000
 """What an instruction and an access to a port take, in the machine's time."""
 IDLE_SECONDS: Final = 0.001
@@ -141,17 +144,22 @@ class _Cpu:
         raises.
         """
         self._stopped = False
+        most = self._slice()
         try:
-            self._uc.emu_start(self.read_register(self._pc), self._nowhere, 0, SLICE)
+            self._uc.emu_start(self.read_register(self._pc), self._nowhere, 0, most)
         except UcError as error:
             raise CpuError(f"the CPU stopped at {self.where()}: {error}") from error
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
         # An instruction is counted, and not executed, if there was one more than the slice has.
-        executed = min(self._counter.value, SLICE)
-        self._halted = not self._stopped and self._counter.value <= SLICE
+        executed = min(self._counter.value, most)
+        self._halted = not self._stopped and self._counter.value <= most
         return executed
+
+    def _slice(self) -> int:
+        """How many instructions the next one has."""
+        return SLICE
 
     def _fail(self, failure: BaseException) -> int:
         """Called in a callback that cannot give its value: unicorn must have one, and no exception
@@ -230,6 +238,7 @@ class X86Cpu(_Cpu):
         self._machine: X86Machine = machine
         self._resetting = False
         self._accesses = 0
+        self._kept = 0  # slices for which an interrupt was kept waiting
         add = self._uc.hook_add
         add(UC_HOOK_INSN, self._in, None, 1, 0, x86.UC_X86_INS_IN)
         add(UC_HOOK_INSN, self._out, None, 1, 0, x86.UC_X86_INS_OUT)
@@ -376,6 +385,16 @@ class X86Cpu(_Cpu):
         put(x86.UC_X86_REG_EIP, gate & Gate.OFFSET | low & 0xFFFF)
 
     # -- running ---------------------------------------------------------------------------------
+
+    def _slice(self) -> int:
+        """Firmware that waits lets interrupts in for two or three instructions of a loop (STI; NOP;
+        CLI). Slices of one length may never end there.
+        """
+        if not self._machine.interrupt_requested or self.flags.IF:
+            self._kept = 0
+            return SLICE
+        self._kept += 1
+        return SHORT + self._kept % LENGTHS if self._kept % REST < HUNT else SLICE
 
     def run(self, timeout: float = 60.0, until: Callable[[], bool] | None = None) -> End:
         """Run until the machine has an exit status, the guest halts for good, `until` holds or
