@@ -15,7 +15,6 @@ from drivebay.controllers.floppy import (
     FloppyDrive,
     Medium,
     map_floppy,
-    medium_of,
 )
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.contract import Disk
@@ -34,7 +33,6 @@ BUFFER: Final = 0x20000
 DOR, TDR, MSR, DSR, FIFO, DIR, CCR = 0x3F2, 0x3F3, 0x3F4, 0x3F4, 0x3F5, 0x3F7, 0x3F7
 IRQ: Final = 6
 IDLE, RESULT, DATA_IN, DATA_OUT, EXECUTING = 0x80, 0xD0, 0xF0, 0xB0, 0x10
-DMF: Final = next(medium for medium in MEDIA if medium.name == "1.68M")
 HD: Final = next(medium for medium in MEDIA if medium.name == "1.44M")
 READ, WRITE, FORMAT, SEEK, SENSE = 0x46, 0x45, 0x4D, 0x0F, 0x08
 
@@ -164,18 +162,19 @@ class Bench:
     def store(self, data: bytes, address: int = BUFFER) -> None:
         self.memory.view(address, len(data))[:] = data
 
-    def rate(self) -> int:
-        """The rate of the disk in drive A."""
-        disk = self.fdc.drives[0].disk if self.fdc.drives[0] else None
-        return 0 if disk is None else int(medium_of(disk).rates[0])
-
-    def driver(self, *, ports: Ports | None = None, polled: bool = False) -> FloppyDriver:
+    def driver(
+        self,
+        *,
+        ports: Ports | None = None,
+        polled: bool = False,
+        raised: Callable[[], bool] | None = None,
+    ) -> FloppyDriver:
+        """It waits for interrupts, as `raised` tells them, unless `polled`."""
         arena = Arena(self.memory, 0x10000, RAM_SIZE - 0x10000)
-        raised: Callable[[], bool] | None = None if polled else lambda: self.line.level
-        return FloppyDriver(
-            ports or self.ports, arena, poll=partial(self.engine.turn, 0), raised=raised
-        )
+        told = None if polled else raised or (lambda: self.line.level)
+        poll = partial(self.engine.turn, 0)
+        return FloppyDriver(ports or self.ports, arena, poll=poll, raised=told)
 
-    def disk(self, via: Via = Via.DMA, medium: Medium = HD, **options: bool) -> FloppyDisk:
+    def disk(self, via: Via = Via.DMA, medium: Medium = HD, *, polled: bool = False) -> FloppyDisk:
         """Drive A by its driver."""
-        return FloppyDisk(self.driver(polled=options.get("polled", False)), 0, medium, via)
+        return FloppyDisk(self.driver(polled=polled), 0, medium, via)
