@@ -96,7 +96,18 @@ def test_faults_go_to_the_controllers_they_name() -> None:
     engine = Engine(workers=0)
     function, _ = nvme.build(found[0], GuestMemory(), engine)
     assert isinstance(function, Nvme)
+    desk = nvme.faults(function, found[0])
     assert function.controller.observer is not None
+    desk.add("flush:die")
+    assert desk.rules() == {
+        "read,on=left,nth=3:drop": 0,
+        "write:status=write-fault": 0,
+        "flush:die": 0,
+    }
+    assert desk.release() == 0
+    desk.clear()
+    assert function.controller.observer is None
+    assert desk.rules() == {}
     engine.close()
 
 

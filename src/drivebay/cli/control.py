@@ -65,6 +65,7 @@ def _controller(config: ControllerConfig, served: Served) -> Controller:
         connected=lambda: served.server.connected,
         statistics=served.statistics or dict,
         add=_adder(config, served) if served.places.hot else None,
+        faults=served.faults,
     )
 
 

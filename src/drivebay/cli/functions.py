@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from drivebay.ata.device import Device
     from drivebay.disk.contract import Disk
+    from drivebay.hosts.control.bay import Faults
     from drivebay.hosts.control.slot import Slot
     from drivebay.platform.engine import Engine
     from drivebay.platform.memory import GuestMemory
@@ -74,8 +75,11 @@ def ata_places(
 def serve_function(
     build: Callable[[ControllerConfig, GuestMemory, Engine], Built],
     statistics: Callable[[Any], dict[str, int]] | None = None,
+    faults: Callable[[Any, ControllerConfig], Faults] | None = None,
 ) -> Callable[[ControllerConfig, Engine, socket.socket], Served]:
-    """What serves the functions that `build` makes (see `Kind.serve`), and says what one did."""
+    """What serves the functions that `build` makes (see `Kind.serve`), says what one did, and has
+    `faults` go wrong on it.
+    """
 
     def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket) -> Served:
         from drivebay.hosts.vfio_user.memory import ClientMemory
@@ -85,7 +89,7 @@ def serve_function(
         function, places = build(controller, memory, engine)
         server = VfioUserServer(function, memory, engine, listener, owned=False)
         counted = None if statistics is None else lambda: statistics(function)
-        return Served(server, places, counted)
+        return Served(server, places, counted, faults and faults(function, controller))
 
     return serve
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from drivebay.cli.places import Places
     from drivebay.hosts.connection import SocketServer
+    from drivebay.hosts.control.bay import Faults
     from drivebay.lab.rules import Rule, Vocabulary
     from drivebay.platform.engine import Engine
 
@@ -51,6 +52,8 @@ class Served:
     places: Places[Any]
     statistics: Callable[[], dict[str, int]] | None = None
     """What it has done, where that is counted."""
+    faults: Faults | None = None
+    """What is to go wrong, where something can."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from drivebay.disk.spec import Attachment
 if TYPE_CHECKING:
     from drivebay.controllers.nvme import Nvme
     from drivebay.disk.contract import Disk
+    from drivebay.hosts.control.bay import Faults
     from drivebay.hosts.control.slot import Slot
     from drivebay.lab.rules import Vocabulary
     from drivebay.platform.engine import Engine
@@ -164,11 +165,6 @@ def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> 
 
         return Slot(disk, wanted.attachment.disk.text, pull=pull)
 
-    if controller.faults:
-        from drivebay.lab.nvme import NvmeFaults
-
-        NvmeFaults(nvme.controller, controller.faults, controller.id)
-
     places = Places(open_namespace, put, lambda wanted: str(wanted.place), hot=True)
     places.devices.append(nvme)
     return nvme, places.fill(controller.disks)
@@ -187,6 +183,17 @@ def vocabulary() -> Vocabulary:
     return NVME
 
 
+def faults(nvme: Nvme, controller: ControllerConfig) -> Faults:
+    """What is to go wrong."""
+    from drivebay.cli.faults import FaultDesk
+    from drivebay.lab.nvme import NVME, NvmeFaults
+
+    def begin() -> NvmeFaults:
+        return NvmeFaults(nvme.controller, name=controller.id)
+
+    return FaultDesk(begin, NVME, controller.faults)
+
+
 KIND: Final = Kind(
     name="nvme",
     form="SPEC[,ro][,nsid=N][,block=512|4096][,serial=S][,socket=PATH]",
@@ -195,7 +202,7 @@ KIND: Final = Kind(
     place=place,
     settings=settings,
     may_be_empty=lambda said: said.spare > 0,
-    serve=serve_function(build, statistics),
+    serve=serve_function(build, statistics, faults),
     qemu=qemu,
     vocabulary=vocabulary,
     keys=("queues", "spare"),

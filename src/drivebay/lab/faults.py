@@ -99,6 +99,10 @@ class Faults:
         """Those at work."""
         return [live.rule for live in self._live]
 
+    def fired(self) -> dict[str, int]:
+        """Those at work, and how often each has fired."""
+        return {str(live.rule): live.fired for live in self._live}
+
     def add(self, rule: Rule) -> None:
         """Have a rule work from now on, behind the others."""
         self._live.append(Live(rule, self._now(), random.Random(rule.match.seed)))

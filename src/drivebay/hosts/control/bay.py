@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from drivebay.disk.contract import Disk
 from drivebay.disk.errors import DiskError
@@ -12,10 +12,26 @@ from drivebay.hosts.control.messages import Refused
 from drivebay.hosts.control.slot import Slot
 from drivebay.suspend import sleep
 
-__all__ = ["Bay", "Controller"]
+__all__ = ["Bay", "Controller", "Faults"]
 
 LOOK_AGAIN: Final = 0.005
 """Seconds between two looks at whether a disk is still used."""
+
+
+class Faults(Protocol):
+    """What is to go wrong on a controller, as rules by their text."""
+
+    def add(self, text: str) -> None:
+        """Have another rule work. Raises `DiskOpenError` for one that makes no sense."""
+
+    def rules(self) -> Mapping[str, int]:
+        """The rules, and how often each has fired."""
+
+    def release(self) -> int:
+        """Let go the commands that are held; how many there were."""
+
+    def clear(self) -> None:
+        """No rule works any more."""
 
 
 @dataclass(eq=False)
@@ -33,6 +49,9 @@ class Controller:
     add: Callable[[str], Coroutine[Any, Any, str]] | None = None
     """Opens the disk that a text names, with options as on the command line, puts it into a place
     and gives that its name; None where no disk can come. Raises `Refused` and `DiskOpenError`."""
+
+    faults: Faults | None = None
+    """None where there can be none."""
 
     def name(self, slot: str) -> str:
         """What a place of it is called."""

@@ -164,6 +164,22 @@ class Control:
         """Put another medium into a drive."""
         return cast(Changed, self._call(Changed, "media.insert", disk=disk, spec=spec, force=force))
 
+    def add_fault(self, controller: str, rule: str) -> None:
+        """Have something go wrong, by a rule as for ``--fault`` of ``serve``."""
+        self._call(None, "fault.add", controller=controller, rule=rule)
+
+    def faults(self, controller: str) -> dict[str, int]:
+        """The rules of a controller, and how often each has fired."""
+        return cast(dict[str, int], self._call(dict[str, int], "fault.list", controller=controller))
+
+    def release_faults(self, controller: str) -> int:
+        """Let go the commands that rules hold; how many there were."""
+        return cast(int, self._call(int, "fault.release", controller=controller))
+
+    def clear_faults(self, controller: str) -> None:
+        """No rule works any more, and what was held goes on."""
+        self._call(None, "fault.clear", controller=controller)
+
     def quit(self) -> None:
         """End the server."""
         self._call(None, "quit")

@@ -20,7 +20,7 @@ from drivebay.disk.layers.index import find_runs
 from drivebay.disk.layers.layered import LayeredDisk
 from drivebay.disk.spec import open_disk
 from drivebay.disk.tree import describe
-from drivebay.hosts.control.bay import Bay, Controller
+from drivebay.hosts.control.bay import Bay, Controller, Faults
 from drivebay.hosts.control.messages import (
     PROTOCOL,
     Added,
@@ -77,6 +77,15 @@ class _Add(_Params):
     """A spec and options, as for the controller's option of ``serve``."""
 
 
+class _OfController(_Params):
+    controller: str
+
+
+class _Fault(_OfController):
+    rule: str
+    """As for ``--fault`` of ``serve``."""
+
+
 class _Eject(_OfDisk):
     force: bool = False
     """Though the guest has locked the drive."""
@@ -103,6 +112,10 @@ def methods(bay: Bay, quit: Callable[[], None]) -> Mapping[str, Method]:
         "disk.remove": Method(_OfDisk, does.remove),
         "media.eject": Method(_Eject, does.eject),
         "media.insert": Method(_Insert, does.insert),
+        "fault.add": Method(_Fault, does.add_fault),
+        "fault.list": Method(_OfController, lambda of: dict(does.faults(of).rules())),
+        "fault.release": Method(_OfController, lambda of: does.faults(of).release()),
+        "fault.clear": Method(_OfController, lambda of: does.faults(of).clear()),
         "quit": Method(_Params, lambda _: quit()),
     }
     known["methods"] = Method(_Params, lambda _: {name: _parameters(known[name]) for name in known})
@@ -279,6 +292,17 @@ class _Methods:
         if slot.dvd is None:
             raise Refused(f"{name[:80]} is no drive with media", "a DVD drive is one")
         return slot, slot.dvd
+
+    # -- faults ----------------------------------------------------------------------------------
+
+    def add_fault(self, of: _Fault) -> None:
+        self.faults(of).add(of.rule)
+
+    def faults(self, of: _OfController) -> Faults:
+        controller = self._bay.controller(of.controller)
+        if controller.faults is None:
+            raise Refused(f"{controller.id}: {controller.kind} has no faults", "nvme has")
+        return controller.faults
 
 
 def _state_of(controller: Controller) -> ControllerState:
