@@ -15,7 +15,7 @@ from hypothesis.stateful import initialize, precondition, rule
 from drivebay.disk.backends.file import FileDisk
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.contract import Buffers
-from drivebay.disk.errors import DiskError, InvalidInput, IoError
+from drivebay.disk.errors import DiskError, InvalidInput, IoError, ReadOnly
 from drivebay.disk.filters.base import Filter
 from drivebay.disk.layers import operations
 from drivebay.disk.layers.disk import DiskLayer
@@ -78,12 +78,33 @@ def test_a_snapshot_waits_for_changes_under_way_and_holds_those_that_come() -> N
 
 
 def test_an_operation_made_before_and_begun_after_goes_to_the_new_top() -> None:
-    disk = ram_over(RamDisk(SIZE))
+    puppet, layer = puppet_layer()
+    puppet.holds = lambda name, sector, count: False
+    disk = LayeredDisk([layer])
     late = disk.write(0, [memoryview(noise(512))])
     run(snapshot(disk, RamLayer(SIZE)))
     run(late)
     assert get(disk, 0, 1) == noise(512)
-    assert list(disk.layers[1].held) == []  # type: ignore[attr-defined]
+    assert get(puppet, 0, 1) == bytes(512)
+
+
+def test_an_operation_that_had_happened_when_it_was_made_is_below_the_new_top() -> None:
+    disk = ram_over(RamDisk(SIZE))
+    early = disk.write(0, [memoryview(noise(512))])
+    run(snapshot(disk, RamLayer(SIZE)))
+    run(disk.write(0, [memoryview(noise(512, 2))]))
+    run(early)
+    assert get(disk, 0, 1) == noise(512, 2)
+    assert get(disk.layers[1], 0, 1) == noise(512)
+
+
+def test_a_disk_that_is_only_read_passes_no_write_on() -> None:
+    """Though the layer itself could be written."""
+    layer = RamLayer(SIZE)
+    disk = LayeredDisk([layer], read_only=True)
+    with pytest.raises(ReadOnly):
+        run(disk.write(0, [memoryview(noise(512))]))
+    assert list(layer.held) == []
 
 
 def test_what_was_written_before_is_stable_when_the_next_flush_says_so(tmp_path: Path) -> None:

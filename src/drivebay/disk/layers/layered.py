@@ -26,7 +26,7 @@ from drivebay.disk.layers.disk import DiskLayer
 from drivebay.disk.layers.index import MergedIndex, find_runs
 from drivebay.disk.layers.layer import NOTHING, CacheLayer, Layer
 from drivebay.disk.layers.stack import Place
-from drivebay.suspend import Lock, Promise, together
+from drivebay.suspend import DONE, Lock, Promise, together
 
 if TYPE_CHECKING:
     from drivebay.disk.reservations import Reservations
@@ -131,14 +131,22 @@ class LayeredDisk(Disk):
         self._frozen = MergedIndex(self.layers[changing:], visible[changing:])
         self._top_runs, self._top_read = self.layers[0].runs, self.layers[0].read
         self._is_plain = changing == 1 and not caches
+        top = self.layers[0]
+        # A layer that is a disk of its own, and nothing under it: it can be read as what it is.
+        self._only = top.below if len(places) == 1 and isinstance(top, DiskLayer) else None
         for number, layer in enumerate(self._written, 1):
             layer.stand_on(partial(self._read_from, number))
         self._arrangement += 1
 
     # -- reading ---------------------------------------------------------------------------------
 
-    async def read(self, sector: int, buffers: Buffers) -> None:
+    def read(self, sector: int, buffers: Buffers) -> Operation:
         """Fill `buffers` from the layers."""
+        if self._only is not None:
+            return self._only.read(sector, buffers)
+        return self._read(sector, buffers)
+
+    async def _read(self, sector: int, buffers: Buffers) -> None:
         length = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
         count = length >> self._shift
         if sector < 0 or sector + (count or 1) > self.sector_count:
@@ -248,8 +256,25 @@ class LayeredDisk(Disk):
 
     # -- changing --------------------------------------------------------------------------------
 
-    async def write(self, sector: int, buffers: Buffers, fua: bool = False) -> None:
+    def write(self, sector: int, buffers: Buffers, fua: bool = False) -> Operation:
         """Write to the top layer, and on through those that write through."""
+        if self.read_only or len(self._written) != 1 or self._gate is not None:
+            return self._write(sector, buffers, fua)
+        operation = self._written[0].write(sector, buffers, fua or self._stable)
+        if operation is DONE:  # most writes to one layer need nobody to wait for them
+            self._changes += 1
+            return DONE
+        return self._write(sector, buffers, fua, operation, self._arrangement)
+
+    async def _write(
+        self,
+        sector: int,
+        buffers: Buffers,
+        fua: bool,
+        operation: Operation = DONE,
+        arrangement: int = -1,
+    ) -> None:
+        """`operation`, if the layers are still those that it was made for."""
         if self.read_only:
             self._check_change(sector, byte_length(buffers) >> self._shift)
         if self._gate is None:
@@ -257,6 +282,10 @@ class LayeredDisk(Disk):
         else:
             await self._turn()
         try:
+            if self._arrangement == arrangement:
+                await operation
+                return
+            operation.close()
             await self._written[0].write(sector, buffers, fua or self._stable)
             for number in range(1, len(self._written)):
                 await self._write_lower(number, sector, buffers, fua or self._stable)
