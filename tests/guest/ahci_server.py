@@ -6,8 +6,6 @@ A spec that ends in ``.iso`` is a CD; each drive is at the next port. Lines on s
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 
 from drivebay.ata.device import Device
@@ -16,9 +14,10 @@ from drivebay.ata.packet import PacketDevice
 from drivebay.controllers.ahci import Ahci
 from drivebay.disk.spec import open_disk
 from drivebay.hosts.vfio_user.memory import ClientMemory
-from drivebay.hosts.vfio_user.server import VfioUserServer
 from drivebay.platform.engine import Engine
 from drivebay.scsi.dvd import Dvd
+
+from .served import serve
 
 
 def main(path: str, *specs: str) -> None:
@@ -32,29 +31,16 @@ def main(path: str, *specs: str) -> None:
             drives.append(AtaDisk(open_disk(spec), engine, serial=f"AHCI{number}"))
         ahci.attach(number, drives[number])
 
-    def obey() -> None:
-        line = os.read(0, 100).decode()
-        if not line:
-            engine.unwatch(0)
-            return
-        verb, number, *sector = line.split()
+    def obey(verb: str, number: str, sector: str = "") -> None:
         drive = drives[int(number)]
         if verb == "pull":
             ahci.detach(int(number))
         elif verb == "plug":
             ahci.attach(int(number), drive)
         elif isinstance(drive, AtaDisk):
-            drive.bad.add(int(sector[0]), 1)
-        print("done", flush=True)
+            drive.bad.add(int(sector), 1)
 
-    engine.watch(0, obey)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
-    listener.listen()
-    server = VfioUserServer(ahci, memory, engine, listener)
-    print("ready", flush=True)
-    engine.run()
-    server.close()
+    serve(path, ahci, memory, engine, obey)
 
 
 if __name__ == "__main__":

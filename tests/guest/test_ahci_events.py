@@ -2,58 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from drivebay.guests.linux import LinuxGuest
 
+from .served import served
+
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
 
-class Served:
-    """An adapter in a process of its own; `arguments` are QEMU's."""
-
-    def __init__(self, server: subprocess.Popen[str], path: Path) -> None:
-        self._server = server
-        self.expect("ready")
-        device = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": str(path)}}
-        self.arguments = ["-device", json.dumps(device)]
-
-    def expect(self, word: str) -> None:
-        assert self._server.stdout is not None
-        assert self._server.stdout.readline() == f"{word}\n"
-
-    def tell(self, line: str) -> None:
-        """Pull, plug or spoil something."""
-        assert self._server.stdin is not None
-        self._server.stdin.write(f"{line}\n")
-        self._server.stdin.flush()
-        self.expect("done")
-
-
-@contextmanager
-def served(tmp_path: Path, *specs: str) -> Iterator[Served]:
-    """An adapter with these drives."""
-    path = tmp_path / "ahci.sock"
-    command = [sys.executable, "-m", "tests.guest.ahci_server", str(path), *specs]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as server:
-        try:
-            yield Served(server, path)
-        finally:
-            server.terminate()
+SERVER = "tests.guest.ahci_server"
 
 
 def test_linux_recovers_from_a_bad_sector(tmp_path: Path) -> None:
     """libata reads the NCQ error log, names the sector, and goes on."""
     with (
-        served(tmp_path, "mem:4M") as adapter,
+        served(SERVER, tmp_path / "ahci.sock", "mem:4M") as adapter,
         LinuxGuest(qemu_args=adapter.arguments) as guest,
     ):
         adapter.tell("bad 0 100")
@@ -72,7 +38,7 @@ def test_linux_hot_plugs(tmp_path: Path) -> None:
     """The second disk, whatever Linux has called it: it is known by its size in sectors."""
     find = "grep -lx 16384 /sys/block/sd*/size"
     with (
-        served(tmp_path, "mem:4M", "mem:8M") as adapter,
+        served(SERVER, tmp_path / "ahci.sock", "mem:4M", "mem:8M") as adapter,
         LinuxGuest(qemu_args=adapter.arguments) as guest,
     ):
         for verb, status in (("pull", 1), ("plug", 0)):
