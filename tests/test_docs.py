@@ -10,6 +10,7 @@ import click
 import pytest
 
 from drivebay.cli.controllers import KINDS, parse_controllers
+from drivebay.cli.floppy import parse_floppies
 from drivebay.cli.main import cli, main
 from drivebay.disk.spec import parse
 
@@ -80,7 +81,8 @@ def test_commands_are_understood(page: str, line: str) -> None:
     if "virtio_blk" in said:
         names = [*KINDS, "controller", "disk", "fault"]
         words = [(key, text) for key in names for text in said[key.replace("-", "_")]]
-        parse_controllers(words, may_be_none=name == "qtest")
+        floppies = bool(parse_floppies(said.get("floppies", ())))
+        parse_controllers(words, may_be_none=floppies or name == "qtest")
     for key in SPECS & said.keys():
         parse(said[key])
 
