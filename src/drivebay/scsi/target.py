@@ -104,7 +104,7 @@ class Request:
         """Give it up. Its `done` is told that it was aborted, at once or when it could be."""
         if self.running is not None:
             self.running.cancel()
-        elif not self.ended:
+        elif self in self.tasks.waiting:
             self.tasks.waiting.remove(self)
             self.end(Outcome(Status.TASK_ABORTED, aborted=True, reset=self.reset))
 
@@ -228,7 +228,7 @@ class Target:
         """
         unit = self._units.get(lun)
         if unit is None or (cdb and cdb[0] == Opcode.REPORT_LUNS):
-            done(self._answer(lun, unit, cdb, data_in))
+            done(self._answer(lun, cdb, data_in))
             return None
         tasks = self._tasks[lun]
         direct = None
@@ -282,13 +282,13 @@ class Target:
         finally:
             tasks.going_on = False
 
-    def _answer(self, lun: int, unit: DeviceServer | None, cdb: bytes, data_in: Buffers) -> Outcome:
+    def _answer(self, lun: int, cdb: bytes, data_in: Buffers) -> Outcome:
         """What is answered by the target itself: REPORT LUNS, and whatever asks no unit."""
         try:
             if cdb and cdb[0] == Opcode.REPORT_LUNS:
                 task = self._report_luns(cdb)
-                if unit is not None:
-                    unit.forget(REPORTED_LUNS_DATA_HAS_CHANGED)
+                for each in self._units.values():  # they all have been told (SPC-4 section 6.33)
+                    each.forget(REPORTED_LUNS_DATA_HAS_CHANGED)
             elif cdb and cdb[0] == Opcode.INQUIRY:
                 asked = _unpack(cdbs.Inquiry, cdb)
                 if asked.flags:
