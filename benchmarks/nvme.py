@@ -48,7 +48,7 @@ CSTS = RegionAccess(offset=0x1C, region=0, count=4)
 DEVICE = '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"%s"}}'
 
 IOPS = tuple(replace(job, goal=1.5 if job.unit == "IOPS" else 1.0) for job in jobs(1.0, 0.9))
-REGISTERS = tuple(replace(job, floor=None, goal=None) for job in IOPS if job.unit == "IOPS")
+REGISTERS = tuple(replace(job, floor=None, goal=None) for job in IOPS if job.kind == "randread")
 
 
 def measure(run: Run) -> Iterator[Result]:
