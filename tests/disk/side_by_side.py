@@ -7,11 +7,12 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 from drivebay.disk.contract import Buffers, Disk, Unmap
 from drivebay.disk.filters.base import Filter
-from drivebay.suspend import Promise, Suspension, perform
+from drivebay.suspend import Cancelled, Promise, Suspension, perform
 from tests.disk.support import noise
 
 SECTOR = 512
@@ -68,28 +69,43 @@ class Inline:
         perform(call, resume)
 
 
-def drive(tasks: list[Coroutine[Any, Any, None]], slow: Slow, chance: random.Random) -> None:
+def drive(
+    tasks: list[Coroutine[Any, Any, None]],
+    slow: Slow,
+    chance: random.Random,
+    cancels: float = 0.0,
+) -> None:
     """Run `tasks` side by side; whose turn it is at the disk below is a matter of chance, and some
-    wait for long.
+    wait for long. With `cancels` some waits are given up, as when a device is reset.
     """
     ready: deque[tuple[Coroutine[Any, Any, None], Any, BaseException | None]]
     ready = deque((task, None, None) for task in tasks)
+    waiting: dict[Coroutine[Any, Any, None], Suspension[Any]] = {}
     left = len(tasks)
     while left:
+        if waiting and chance.random() < cancels:
+            task, waited = chance.choice(list(waiting.items()))
+            if waited.cancel():
+                del waiting[task]
+                ready.append((task, None, Cancelled()))
         if not ready:
+            slow.turns[:] = [turn for turn in slow.turns if not turn.abandoned]
+            assert slow.turns, "somebody waits for what nobody does"
             slow.turns.pop(int(len(slow.turns) * chance.random() ** 0.3)).give(None)
             continue
         task, value, error = ready.popleft()
         try:
-            waited: Suspension[Any] = task.send(value) if error is None else task.throw(error)
+            waited = task.send(value) if error is None else task.throw(error)
         except StopIteration:
             left -= 1
             continue
+        waiting[task] = waited
 
         def resume(
             value: Any, error: BaseException | None, task: Coroutine[Any, Any, None] = task
         ) -> None:
-            ready.append((task, value, error))
+            if waiting.pop(task, None) is not None:
+                ready.append((task, value, error))
 
         waited.begin(Inline(), resume)
 
@@ -114,24 +130,42 @@ class Task:
                 and count < self.most
             ):
                 count += 1
-            where = slice(start * SECTOR, (start + count) * SECTOR)
-            doing = self.chance.random()
-            if doing < 0.45:
-                data = noise(count * SECTOR, self.chance.getrandbits(30))
-                self.model[where] = data
-                await self.disk.write(start, [memoryview(data)], self.chance.random() < 0.05)
-            elif doing < 0.7:
-                self.model[where] = bytes(count * SECTOR)
-                if doing < 0.6 and self.disk.unmap_behaviour is Unmap.ZEROES:
-                    await self.disk.unmap(start, count)
-                else:
-                    await self.disk.write_zeroes(start, count, unmap=doing < 0.65)
+            try:
+                await self._do(start, count)
+            except Cancelled:
+                while not await self._write_again(start, count):
+                    pass
+
+    async def _do(self, start: int, count: int) -> None:
+        where = slice(start * SECTOR, (start + count) * SECTOR)
+        doing = self.chance.random()
+        if doing < 0.45:
+            data = noise(count * SECTOR, self.chance.getrandbits(30))
+            self.model[where] = data
+            await self.disk.write(start, [memoryview(data)], self.chance.random() < 0.05)
+        elif doing < 0.7:
+            self.model[where] = bytes(count * SECTOR)
+            if doing < 0.6 and self.disk.unmap_behaviour is Unmap.ZEROES:
+                await self.disk.unmap(start, count)
             else:
-                there = memoryview(bytearray(count * SECTOR))
-                await self.disk.read(start, [there])
-                assert there == self.model[where], (start, count)
+                await self.disk.write_zeroes(start, count, unmap=doing < 0.65)
+        else:
+            there = memoryview(bytearray(count * SECTOR))
+            await self.disk.read(start, [there])
+            assert there == self.model[where], (start, count)
+
+    async def _write_again(self, start: int, count: int) -> bool:
+        """After a change that was given up nobody knows what there is."""
+        data = noise(count * SECTOR, self.chance.getrandbits(30))
+        try:
+            await self.disk.write(start, [memoryview(data)])
+        except Cancelled:
+            return False
+        self.model[start * SECTOR : (start + count) * SECTOR] = data
+        return True
 
 
 async def flushes(disk: Disk, steps: int) -> None:
     for _ in range(steps):
-        await disk.flush()
+        with suppress(Cancelled):
+            await disk.flush()
