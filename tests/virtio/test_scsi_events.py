@@ -68,16 +68,20 @@ def test_a_new_size_and_another_medium_are_told(bench: ScsiBench) -> None:
     assert not list(driver.events())
 
 
-def test_an_event_waits_for_a_buffer(bench: ScsiBench) -> None:
-    driver = bench.driver()
-    added(bench, 2)
-    added(bench, 3)
+def test_an_event_waits_for_a_buffer(bench: ScsiBench, features: int) -> None:
+    """The driver kicks only when it is asked to."""
+    driver = bench.driver(features=features)
+    for number in range(2, 12):
+        added(bench, number)
+    for number in range(2, 12):
+        driver.leave_room(1)
+        assert [event.lun[3] for event in driver.events()] == [number]
     driver.leave_room(1)
-    assert [event.lun[3] for event in driver.events()] == [2]
-    driver.leave_room(2)
-    assert [event.lun[3] for event in driver.events()] == [3]
-    added(bench, 4)
-    assert [event.lun[3] for event in driver.events()] == [4]
+    added(bench, 20)
+    assert [event.lun[3] for event in driver.events()] == [20]
+    added(bench, 21)
+    driver.leave_room(1)
+    assert [event.lun[3] for event in driver.events()] == [21]
 
 
 def test_events_for_which_there_is_no_room_are_missed(bench: ScsiBench) -> None:

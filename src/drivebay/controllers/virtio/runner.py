@@ -93,20 +93,25 @@ class Runner:
             self._draining = False
 
     def serve_some(self, count: int) -> None:
-        """Serve at most `count` chains, where the others are not to be taken yet."""
+        """Serve at most `count` chains, where the others are not to be taken yet. If there are
+        fewer, the driver is asked to say when there is another.
+        """
         if self._closed or self._draining or self._asleep:
             return
         done: list[int] = []
         self._draining = True
         try:
-            for head, rows in self.queue.chains():
-                written = self._serve(self, head, rows)
-                if written is not None:
-                    done += (head, written)
-                count -= 1
-                if not count:
+            for _ in range(self.queue.size):  # one may come whenever we ask for it
+                for head, rows in self.queue.chains():
+                    written = self._serve(self, head, rows)
+                    if written is not None:
+                        done += (head, written)
+                    count -= 1
+                    if not count:
+                        break
+                self._give_back(done)
+                if not count or self._closed or self.queue.arm():
                     break
-            self._give_back(done)
         except RingError as error:
             self._give_back(done)
             self._fail(error)
