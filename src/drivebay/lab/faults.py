@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from drivebay.lab.rules import Delay, Rule, Subject
+from drivebay.platform.logs import RationedLog
 from drivebay.suspend import Promise
 
 if TYPE_CHECKING:
@@ -87,9 +88,10 @@ class Faults:
 
     def __init__(self, now: Callable[[], float], rules: Iterable[Rule] = ()) -> None:
         self._now = now
+        self._log = RationedLog(log)
         self._live: list[Live] = []
         self.firings: deque[Firing] = deque(maxlen=REMEMBERED)
-        """The last of them; each is logged, too."""
+        """The last of them. They are logged, too, not more of them at a time than can be read."""
         self._count = 0
         for rule in rules:
             self.add(rule)
@@ -132,12 +134,12 @@ class Faults:
         return count
 
     def meet(self, subject: Subject) -> list[Live]:
-        """The rules whose turn it is; each firing is logged."""
+        """The rules whose turn it is."""
         now = self._now()
         found = [live for live in self._live if live.meets(subject, now)]
         for live in found:
             self._count += 1
             firing = Firing(self._count, now - live.since, live.rule, subject)
             self.firings.append(firing)
-            log.warning("%s", firing)
+            self._log.warning("%s", firing)
         return found
