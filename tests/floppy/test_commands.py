@@ -84,6 +84,15 @@ def test_a_reset_has_four_things_to_say(bench: Bench, values: tuple[int, ...]) -
     assert bench.command(SENSE) == [0x80]
 
 
+def test_a_seek_after_a_reset_is_told_first(bench: Bench) -> None:
+    """SeaBIOS asks once after a reset, and then for its seeks."""
+    bench.outb(DSR, 0x80)
+    assert bench.command(SENSE) == [0xC0, 0]
+    bench.command(0x0F, 0, 5)
+    bench.command(0x0F, 1, 6)
+    assert [bench.command(SENSE) for _ in range(3)] == [[0x20, 5], [0x21, 6], [0x80]]
+
+
 def test_a_shut_gate_stops_interrupts_and_dma(ready: Bench) -> None:
     ready.outb(DOR, 0x14)
     ready.aim(512)

@@ -15,7 +15,8 @@ from drivebay.controllers.floppy.registers import (
     Status1,
     Status3,
 )
-from drivebay.controllers.floppy.transfers import N_512, TRANSFERS, Modifiers, Select
+from drivebay.controllers.floppy.transfer import N_512, Modifiers, Select
+from drivebay.controllers.floppy.transfers import TRANSFERS
 
 if TYPE_CHECKING:
     from drivebay.controllers.floppy.controller import FloppyController

@@ -33,7 +33,8 @@ from drivebay.controllers.floppy.registers import (
     Status1,
     TapeDrive,
 )
-from drivebay.controllers.floppy.transfers import TRANSFERS, Host, Modifiers, Part, Transfer
+from drivebay.controllers.floppy.transfer import MOST_SECTORS, Host, Modifiers, Part, Transfer
+from drivebay.controllers.floppy.transfers import TRANSFERS
 from drivebay.disk.contract import Buffers, Disk, Operation, byte_length
 from drivebay.disk.errors import DiskError, IoError
 from drivebay.platform.dma import DmaChannel
@@ -53,7 +54,6 @@ NOT_RESET, GATE = int(DigitalOutput.NotReset), int(DigitalOutput.DmaGate)
 RQM, DIO, NON_DMA, BUSY = (
     int(bit) for bit in (MainStatus.RQM, MainStatus.DIO, MainStatus.NonDma, MainStatus.Busy)
 )
-MOST_SECTORS: Final = 256
 MODIFIERS: Final = int(Modifiers.MT | Modifiers.MFM | Modifiers.SK)
 EN, OR, MA = int(Status1.EN), int(Status1.OR), int(Status1.MA)
 NO_FIFO: Final = int(Configuration.EFIFO)
@@ -327,7 +327,12 @@ class FloppyController:
         self._phase, self._bytes, self._result, self._position = Phase.COMMAND, b"", b"", 0
 
     def seek_ended(self, unit: int, status: int) -> None:
-        """SENSE INTERRUPT STATUS may ask for `status` now."""
+        """SENSE INTERRUPT STATUS may ask for `status` now: not every driver has asked four times
+        after the reset.
+        """
+        polled = [each for each, said in self._pending.items() if said & POLLED == POLLED]
+        for each in polled:
+            del self._pending[each]
         self._pending[unit] = status | unit
         self._interrupt(True)
 

@@ -6,7 +6,8 @@ from typing import Final
 
 from drivebay.controllers.floppy.media import HEADS, SECTOR_SIZE, Medium
 from drivebay.controllers.floppy.registers import Opcode, Status0
-from drivebay.controllers.floppy.transfers import N_512, Modifiers, SectorId
+from drivebay.controllers.floppy.transfer import N_512, Modifiers
+from drivebay.controllers.floppy.transfers import SectorId
 from drivebay.drivers.floppy.controller import FloppyDriver, Result, Via
 from drivebay.drivers.floppy.errors import FloppyError
 
