@@ -149,7 +149,7 @@ def test_unmap_and_zeroes_free_the_space(path: str) -> None:
         pytest.skip("this file system cannot punch holes")
     for empty in (disk.unmap(0, 2048), disk.write_zeroes(0, 2048, unmap=True)):
         fill(disk)
-        assert disk.allocated_bytes >= MIB
+        assert (disk.allocated_bytes or 0) >= MIB
         run(empty)
         assert disk.allocated_bytes == 0
     disk.close()
@@ -161,7 +161,7 @@ def test_write_zeroes_keeps_the_space_unless_it_may_unmap(path: str) -> None:
         pytest.skip("in memory there is no space to keep")
     fill(disk)
     run(disk.write_zeroes(0, 2048))
-    assert disk.allocated_bytes >= MIB
+    assert (disk.allocated_bytes or 0) >= MIB
     assert get(disk, 0, 2048) == bytes(MIB)
     disk.close()
 
