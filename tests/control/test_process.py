@@ -176,6 +176,33 @@ def test_the_end_gives_up_a_commit(path: str, tmp_path: Path) -> None:
     disk.close()
 
 
+def test_there_is_one_server_at_a_path(path: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with Backend(["--virtio-blk", "mem:1M", "--control", path]):
+        with pytest.raises(ToldAlready), Backend(["--virtio-blk", "mem:1M", "--control", path]):
+            pass
+        with Control(path) as control:
+            assert len(control.tree().controllers) == 1
+    error = capfd.readouterr().err
+    assert f"socket {path}: another server is listening there" in error
+    assert "--control PATH" in error
+
+
+def test_a_disk_that_is_removed_at_the_end_is_closed_once(
+    path: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        Backend(["--nvme", f"file:{tmp_path}/a.img;create=1M", "--control", path]),
+        Control(path) as control,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        control.add("nvme", f"delay:20ms:file:{tmp_path}/b.img;create=1M")
+        removed = pool.submit(lambda: control.remove("nvme/2"))
+        with Control(path) as other:
+            other.quit()
+        removed.exception(60)
+    assert capfd.readouterr().err == ""
+
+
 # -- commands --------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from drivebay.cli.kind import ControllerConfig, Served
@@ -98,7 +98,11 @@ class DataPlane:
             self._control.close()
         for served in self._served.values():
             served.server.close()
-        finish(self._engine, self._at_rest, self.disks)
+        finish(self._engine, self._at_rest, self._left())
+
+    def _left(self) -> Iterator[Disk]:
+        """The disks that are open when somebody looks: one may be closed until then."""
+        yield from self.disks
 
     def _at_rest(self) -> bool:
         if self._control is not None and not self._control.at_rest:

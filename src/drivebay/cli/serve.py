@@ -64,7 +64,7 @@ def command(
     check_servable(configs)
     with ExitStack() as stack:
         listeners = _listeners(configs, stack)
-        controlling = None if control is None else _listen(control, stack)
+        controlling = None if control is None else _listen(control, stack, "--control PATH")
         return supervise(lambda say: _serve(configs, listeners, controlling, as_json, say))
 
 
@@ -92,8 +92,8 @@ def _listeners(configs: Sequence[ControllerConfig], stack: ExitStack) -> list[so
     return listeners
 
 
-def _listen(path: str, stack: ExitStack) -> socket.socket:
-    listener = listen(path)
+def _listen(path: str, stack: ExitStack, option: str = "socket=PATH") -> socket.socket:
+    listener = listen(path, option)
     stack.callback(_unlink, path)
     return listener
 

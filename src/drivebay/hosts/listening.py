@@ -18,29 +18,31 @@ class ServerError(Exception):
         self.hint = hint
 
 
-def listen(path: str) -> socket.socket:
-    """A listening socket at `path`, mode 0600; a stale one is replaced. Raises `ServerError`."""
-    _clear_stale(path)
+def listen(path: str, option: str = "socket=PATH") -> socket.socket:
+    """A listening socket at `path`, mode 0600; a stale one is replaced. `option` is how a person
+    said where. Raises `ServerError`.
+    """
+    _clear_stale(path, option)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     mask = os.umask(0o177)  # the socket must never be there with another mode, not for a moment
     try:
         listener.bind(path)
     except OSError as error:
         listener.close()
-        raise ServerError(*_why_not(path, error)) from None
+        raise ServerError(*_why_not(path, error, option)) from None
     finally:
         os.umask(mask)
     listener.listen()
     return listener
 
 
-def _clear_stale(path: str) -> None:
+def _clear_stale(path: str, option: str) -> None:
     """Remove a socket that nobody listens on any more."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise ServerError(
                 f"socket {path}: there is a file of that name that is not a socket",
-                "choose another name with socket=PATH",
+                f"choose another name with {option}",
             )
     except OSError:
         return
@@ -55,17 +57,17 @@ def _clear_stale(path: str) -> None:
             pass
     raise ServerError(
         f"socket {path}: another server is listening there",
-        "stop it, or choose another name with socket=PATH",
+        f"stop it, or choose another name with {option}",
     )
 
 
-def _why_not(path: str, error: OSError) -> tuple[str, str]:
+def _why_not(path: str, error: OSError, option: str) -> tuple[str, str]:
     folder = os.path.dirname(path) or "."
     if error.errno == errno.ENOENT:
         return f"socket {path}: there is no folder {folder}", f"mkdir -p {folder}"
     if "too long" in str(error):
         return f"socket {path}: the path is too long", "UNIX sockets take 107 bytes"
-    return f"socket {path}: {error.strerror}", "choose a place you may write to with socket=PATH"
+    return f"socket {path}: {error.strerror}", f"choose a place you may write to with {option}"
 
 
 def inherited_sockets() -> list[socket.socket]:
