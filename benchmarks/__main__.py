@@ -22,6 +22,7 @@ from benchmarks import (
     pci_guest,
     report,
     scsi,
+    storvsp,
     vhost_user,
 )
 from benchmarks.peers import PeerError
@@ -37,7 +38,7 @@ PARTS: dict[str, Callable[[Run], Iterator[Result]]] = {
     "ide": lambda run: chain(ide.measure(run), pci_guest.measure_ide(run)),
     "ahci": pci_guest.measure_ahci,
     "nvme": nvme.measure,
-    "scsi": scsi.measure,
+    "scsi": lambda run: chain(scsi.measure(run), storvsp.measure(run)),
     "nbd": nbd.measure,
     "layers": layers.measure,
     "filters": filters.measure,
