@@ -130,6 +130,21 @@ def test_a_write(guest: Guest, sector: int, count: int, cuts: list[int], table: 
     assert content == model
 
 
+@pytest.mark.parametrize("size", [16, 100, 512])
+def test_data_in_many_pieces(fresh: Guest, size: int) -> None:
+    """As Linux sends what is long: all in one region, request and answer whole."""
+    start = HALF + (64 << 10)
+    data, answer = bytes(range(256)) * 4, [Buffer(start + 1024, ANSWER, True)]
+    for cdb, offset, writable in ((write10(7, 2), 4096, False), (read10(7, 2), 8192, True)):
+        fresh.put(start, request(cdb))
+        fresh.put(start + 4096, data)
+        many = pieces(start + offset, 1024, list(range(0, 1024, size)), writable)[1:]
+        chain = [Buffer(start, REQUEST, False), *(answer + many if writable else many + answer)]
+        assert fresh.send(chain, indirect=True) == [ANSWER + 1024 * writable]
+        assert parts(fresh.got(start + 1024, ANSWER)) == (0, 0, GOOD, OK)
+    assert fresh.got(start + 8192, 1024) == data
+
+
 @examples
 @given(
     length=st.integers(0, REQUEST + 20),

@@ -78,10 +78,10 @@ def frame_of(memory: GuestMemory, rows: Rows, sizes: Sizes) -> Frame:
 
 def _plain(window: tuple[int, int, memoryview], rows: Rows, sizes: Sizes) -> Frame | None:
     """The command as every driver lays it out: request and answer in descriptors of their own, and
-    data in a third, all in the memory `window`. None if it is anything else.
+    data mostly in a third, all in the memory `window`. None if it is anything else.
     """
     if len(rows) != 12:
-        return None
+        return _scattered(window, rows, sizes)
     start, size, ram = window
     head, head_size, head_flags, _, one, one_size, one_flags, _, two, two_size, two_flags, _ = rows
     head, one, two = head - start, one - start, two - start
@@ -96,6 +96,31 @@ def _plain(window: tuple[int, int, memoryview], rows: Rows, sizes: Sizes) -> Fra
     if not one_flags & WRITE:
         return (asked, second, [], first) if two_size == sizes.answer else None
     return (asked, first, second, []) if one_size == sizes.answer else None
+
+
+def _scattered(window: tuple[int, int, memoryview], rows: Rows, sizes: Sizes) -> Frame | None:
+    """The same with data in any number of pieces."""
+    start, size, ram = window
+    readable: list[memoryview] = []
+    writable: list[memoryview] = []
+    total = 0
+    for address, length, flags in zip(rows[::4], rows[1::4], rows[2::4], strict=True):
+        at = address - start
+        if at < 0 or not 0 < length <= size - at:
+            return None
+        if flags & WRITE:
+            writable.append(ram[at : at + length])
+        elif writable:
+            return None
+        else:
+            readable.append(ram[at : at + length])
+        total += length
+    if not readable or not writable or total > MOST_BYTES:
+        return None
+    request, answer = readable.pop(0), writable.pop(0)
+    if len(request) != sizes.request or len(answer) != sizes.answer:
+        return None
+    return sizes.with_cdb.unpack(request), [answer], writable, readable
 
 
 def refusal(answer: Buffers, sizes: Sizes, response: ScsiResponse) -> int:
