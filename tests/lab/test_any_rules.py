@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from drivebay.drivers.nvme import NvmeDriver, NvmeError
@@ -51,6 +51,7 @@ def work(driver: NvmeDriver, steps: list[str]) -> None:
                 namespace.read(4, 8)
 
 
+@example(texts=["write:hold", "write:hold"], steps=["write"])
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

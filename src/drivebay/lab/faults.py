@@ -51,6 +51,8 @@ class Live:
     fired: int = 0
     held: list[Promise[None]] = field(default_factory=list)
     latencies: dict[int, Latency] = field(default_factory=dict)
+    gone: bool = False
+    """It holds nothing any more."""
 
     def meets(self, subject: Subject, now: float) -> bool:
         """Whether it is this command's turn."""
@@ -78,6 +80,8 @@ class Live:
 
     async def released(self) -> None:
         """Wait for `Faults.release`."""
+        if self.gone:
+            return
         promise = Promise[None]()
         self.held.append(promise)
         await promise
@@ -111,14 +115,17 @@ class Faults:
 
     def remove(self, rule: Rule) -> None:
         """It works no more, and what it holds goes on. Raises `ValueError` if it does not work."""
-        self.release(rule)
         found = next((live for live in self._live if live.rule is rule), None)
         if found is None:
             raise ValueError(f"no such rule is at work: {rule}")
+        found.gone = True
+        self.release(rule)
         self._live.remove(found)
 
     def clear(self) -> None:
         """No rule works any more, and everything held goes on."""
+        for live in self._live:
+            live.gone = True
         self.release()
         self._live.clear()
 
