@@ -121,7 +121,7 @@ def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket)
     places.devices.append(target)
     places.fill(controller.disks)
     device = ScsiDevice(target, engine, **asdict(said))
-    server = VhostUserServer(device, engine, listener, owned=False)
+    server = VhostUserServer(device, engine, listener, owned=False, config=False)
     return Served(server, places)
 
 

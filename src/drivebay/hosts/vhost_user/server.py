@@ -17,7 +17,8 @@ __all__ = ["ServerError", "VhostUserServer", "inherited_sockets", "listen"]
 class VhostUserServer(SocketServer):
     """Serves `device` on `listener`, on the engine's thread, until `close`.
 
-    `owned` and `patience` are those of `SocketServer`.
+    `owned` and `patience` are those of `SocketServer`. Without `config` the configuration space is
+    the front end's own business, as for QEMU's SCSI host.
     """
 
     max_fds = MAX_FDS
@@ -30,11 +31,19 @@ class VhostUserServer(SocketServer):
         *,
         owned: bool = True,
         patience: float = FIRST_MESSAGE_SECONDS,
+        config: bool = True,
     ) -> None:
-        self._device = device
+        self._device, self._config = device, config
         super().__init__(engine, listener, owned=owned, patience=patience)
 
     def begin(self, connection: Connection) -> tuple[Codec, Session]:
         """A front end has come."""
-        session = Session(self._device, self.engine, connection.send, connection.resumed, self.log)
+        session = Session(
+            self._device,
+            self.engine,
+            connection.send,
+            connection.resumed,
+            self.log,
+            config=self._config,
+        )
         return Codec(), session

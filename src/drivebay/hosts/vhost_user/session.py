@@ -80,9 +80,12 @@ class Session:
         send: Send,
         resumed: Callable[[], None],
         peer_log: RationedLog | None = None,
+        *,
+        config: bool = True,
     ) -> None:
         self._peer_log = peer_log or RationedLog(log)
         self._device, self._engine, self._send, self._resumed = device, engine, send, resumed
+        self._offered = OFFERED if config else OFFERED & ~(1 << ProtocolFeature.CONFIG)
         self._memory = SharedMemory()
         self._vrings = [Vring(index, self._peer_log) for index in range(len(device.queue_sizes))]
         self._features = self._protocol_features = self._status = 0
@@ -152,12 +155,12 @@ class Session:
 
     def get_protocol_features(self, message: Message) -> None:
         """GET_PROTOCOL_FEATURES."""
-        self._answer(message, Number(OFFERED))
+        self._answer(message, Number(self._offered))
 
     def set_protocol_features(self, message: Message) -> None:
         """SET_PROTOCOL_FEATURES."""
         features = payloads.number(message)
-        if features & ~OFFERED:
+        if features & ~self._offered:
             raise PeerError(f"protocol features {features:#x} were not offered")
         self._protocol_features = features
 
