@@ -51,6 +51,7 @@ def work(driver: NvmeDriver, steps: list[str]) -> None:
                 namespace.read(4, 8)
 
 
+@example(texts=["any,every=2:hold"], steps=["read", "reset"])
 @example(texts=["write:hold", "write:hold"], steps=["write"])
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -271,6 +271,8 @@ class Worker:
         row = sq.rows[command.cid]
         try:
             command = replace(await observer.command(sq.id, command), cid=command.cid)
+            if sq.dead:  # it was held over a reset, and let go too late to be given up
+                return HELD
             outcome = self._act(sq, command)
             dw0 = outcome if isinstance(outcome, int) else await outcome or 0
             if dw0 == HELD:
