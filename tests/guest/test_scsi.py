@@ -10,6 +10,8 @@ from drivebay.cli.backend import Backend
 from drivebay.guests.linux import LinuxGuest
 from drivebay.hosts.control.client import Control
 
+from .test_boot import DISKS, boot_by
+
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(600)]
 
 FIND = "d=/dev/$(grep -lx {} /sys/block/sd*/size | cut -d/ -f4)\n"
@@ -157,3 +159,8 @@ def test_units_come_and_go_under_load_and_change(tmp_path: Path) -> None:
         assert guest.run(first).status != 0
         assert guest.run("sg_start --load /dev/sr0").status == 0
         wait(f"{first} | grep -q two!")
+
+
+@pytest.mark.parametrize("firmware", DISKS)
+def test_firmware_boots_from_a_unit(tmp_path: Path, firmware: str) -> None:
+    boot_by(firmware, "--scsi", tmp_path)
