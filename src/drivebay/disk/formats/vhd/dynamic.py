@@ -29,6 +29,7 @@ from drivebay.disk.formats.vhd.header import (
     parent_paths,
     table_size,
 )
+from drivebay.suspend import Lock
 
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
@@ -81,6 +82,7 @@ class DynamicVhd(SparseImage):
         self._end = end
         """From here on nothing of the store is used, but for the footer."""
         self._footer_at: int | None = None
+        self._footer_turn = Lock()
         self._differencing = footer.disk_type == DiskType.DIFFERENCING
         self._tracks = True
         self._whole = bytearray(len(table))
@@ -136,15 +138,16 @@ class DynamicVhd(SparseImage):
 
     async def _write_footer(self, end: int) -> None:
         """Have the footer at the end of the store, and room for `end` bytes before it."""
-        if end + FOOTER_SIZE > self.store.size:
-            self._clean = False  # whatever comes of it, a flush looks at the footer again
-            try:
-                await self.store.grow(end + FOOTER_SIZE)
-            except InvalidInput as error:
-                raise NoSpace(errno.ENOSPC, f"vhd: {error}") from error
-        if self._footer_at != (at := self.store.size - FOOTER_SIZE):
-            await self.store.write(at, self.footer.buffers())
-            self._footer_at = at
+        async with self._footer_turn:  # or one that a flush writes lands in a block made meanwhile
+            if end + FOOTER_SIZE > self.store.size:
+                self._clean = False  # whatever comes of it, a flush looks at the footer again
+                try:
+                    await self.store.grow(end + FOOTER_SIZE)
+                except InvalidInput as error:
+                    raise NoSpace(errno.ENOSPC, f"vhd: {error}") from error
+            if self._footer_at != (at := self.store.size - FOOTER_SIZE):
+                await self.store.write(at, self.footer.buffers())
+                self._footer_at = at
 
     async def _allocate(self, block: int) -> int:
         # Until the new footer is stable the copy at the start of the image is the only one.
