@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from drivebay.platform.engine import Engine
-from drivebay.suspend import DONE, Cancelled, Lock, Promise, blocking, run, together
+from drivebay.suspend import DONE, Cancelled, Gate, Lock, Promise, blocking, run, together
 
 Drive = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -160,4 +160,71 @@ def test_what_cannot_be_given_up_ends_before_together_does() -> None:
     assert engine.run_until(lambda: bool(ends))
     assert isinstance(ends[0], Cancelled)
     assert work == ["done", "cleaned"]
+    engine.close()
+
+
+def test_who_wants_to_be_alone_waits_for_the_others_and_they_for_him() -> None:
+    gate = Gate()
+    log: list[str] = []
+    first, second, alone = Promise[None](), Promise[None](), Promise[None]()
+
+    async def beside(name: str, wait: Promise[None]) -> None:
+        async with gate:
+            log.append(name)
+            await wait
+
+    async def by_himself(name: str, wait: Promise[None]) -> None:
+        async with gate.alone():
+            assert not gate.inside
+            log.append(name)
+            await wait
+
+    async def give() -> None:
+        await blocking(lambda: None)
+        assert (log, gate.closed, gate.inside) == (["a", "b"], True, 2)
+        first.give(None)
+        second.give(None)
+        await blocking(lambda: None)
+        alone.give(None)
+
+    done = Promise[None]()
+    done.give(None)
+    run(
+        together(
+            [
+                beside("a", first),
+                beside("b", second),
+                by_himself("alone", alone),
+                beside("c", done),
+                by_himself("last", done),
+                beside("d", done),
+                give(),
+            ]
+        )
+    )
+    assert log == ["a", "b", "alone", "c", "d", "last"]
+    assert (gate.closed, gate.inside, gate.entered) == (False, 0, 4)
+
+
+def test_a_gate_whose_visitors_are_given_up_is_open() -> None:
+    engine = Engine(workers=0)
+    gate, never = Gate(), Promise[None]()
+    ends: list[BaseException | None] = []
+
+    async def beside() -> None:
+        async with gate:
+            await never
+
+    async def by_himself() -> None:
+        async with gate.alone():
+            raise AssertionError
+
+    group = together([beside(), by_himself(), by_himself(), beside()])
+    task = engine.start(group, lambda value, error: ends.append(error))
+    assert task is not None
+    engine.turn(0)
+    assert (gate.closed, gate.inside) == (True, 1)
+    assert task.cancel()
+    assert isinstance(ends[0], Cancelled)
+    assert (gate.closed, gate.inside) == (False, 0)
     engine.close()

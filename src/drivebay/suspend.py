@@ -12,13 +12,15 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 __all__ = [
     "DONE",
     "Blocking",
     "Cancelled",
+    "Gate",
     "Lock",
     "Promise",
     "Resume",
@@ -253,6 +255,72 @@ class Lock:
                 turn.give(None)
                 return
         self._held = False
+
+
+class Gate:
+    """Changes side by side, or one that must be alone::
+
+        async with gate:            # beside others
+        async with gate.alone():    # none is under way, and those that come wait
+
+    Whoever waited for one that was alone goes in when it leaves, before the next can be alone.
+    """
+
+    def __init__(self) -> None:
+        self.inside = 0
+        """How many are, beside each other."""
+        self.entered = 0
+        """How many ever were."""
+        self._alone = Lock()
+        self._waiting: list[Promise[None]] | None = None
+        self._empty: Promise[None] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether somebody is alone, or waits for the others to leave."""
+        return self._waiting is not None
+
+    async def __aenter__(self) -> None:
+        if self._waiting is None:
+            self._enter()
+            return
+        turn = Promise[None]()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if not turn.cancel():
+                self._leave()
+            raise
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._leave()
+
+    def _enter(self) -> None:
+        self.inside += 1
+        self.entered += 1
+
+    def _leave(self) -> None:
+        self.inside -= 1
+        if self._empty is not None and not self.inside:
+            self._empty.give(None)
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """For one that wants no other inside."""
+        async with self._alone:
+            self._waiting = []
+            try:
+                if self.inside:
+                    self._empty = Promise()
+                    await self._empty
+                yield
+            finally:
+                waiting, self._waiting, self._empty = self._waiting, None, None
+                for turn in waiting:
+                    if not turn.abandoned:
+                        self._enter()  # for it: it is inside before it knows
+                        turn.give(None)
 
 
 class _Group(Suspension[None]):

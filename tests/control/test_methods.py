@@ -247,7 +247,7 @@ def test_others_are_answered_while_a_commit_takes_its_time(
         assert control.info("vda")["kind"] == "layered"
         # What changes the layers, too, has to wait until a piece is copied, and is refused then.
         second = pool.submit(lambda: refused(lambda: two.snapshot("vda", "memdiff")))
-        while not top._quiet._waiting:
+        while not top._gate._alone._waiting:
             assert control.info("vda")["kind"] == "layered"
         held.complete()
         assert second.result(10)[0] == "the top layer is being merged into the next"

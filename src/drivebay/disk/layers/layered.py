@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -26,7 +26,7 @@ from drivebay.disk.layers.disk import DiskLayer
 from drivebay.disk.layers.index import MergedIndex, find_runs
 from drivebay.disk.layers.layer import NOTHING, CacheLayer, Layer
 from drivebay.disk.layers.stack import Place
-from drivebay.suspend import DONE, Lock, Promise, together
+from drivebay.suspend import DONE, Gate, together
 
 if TYPE_CHECKING:
     from drivebay.disk.reservations import Reservations
@@ -85,11 +85,8 @@ class LayeredDisk(Disk):
         self.disk_id = next((place.layer.disk_id for place in places if place.layer.disk_id), None)
         self._shift = self.sector_size.bit_length() - 1
 
-        self._active = 0  # changes under way
-        self._changes = 0  # that have ever begun
-        self._quiet = Lock()
-        self._idle: Promise[None] | None = None  # who wants no change under way
-        self._gate: list[Promise[None]] | None = None  # the changes that wait for it
+        self._gate = Gate()  # of changes, and of those who want none under way
+        self._at_once = 0  # changes that never were inside
 
         self._visible = list(visible) or [place.layer.sector_count for place in places]
         self._arrangement = 0
@@ -216,7 +213,7 @@ class LayeredDisk(Disk):
         """Read what caches lack, and give it to them: not from `buffers`, which the guest may have
         changed by then.
         """
-        still_right = self._arrangement, self._changes, self._active
+        still_right = self._arrangement, self._changes, self._gate.inside
         for first in range(0, part.run << self._shift, CHUNK):
             wanted = cut(buffers, first, min(first + CHUNK, part.run << self._shift))
             bounce = memoryview(bytearray(byte_length(wanted)))
@@ -258,11 +255,11 @@ class LayeredDisk(Disk):
 
     def write(self, sector: int, buffers: Buffers, fua: bool = False) -> Operation:
         """Write to the top layer, and on through those that write through."""
-        if self.read_only or len(self._written) != 1 or self._gate is not None:
+        if self.read_only or len(self._written) != 1 or self._gate.closed:
             return self._write(sector, buffers, fua)
         operation = self._written[0].write(sector, buffers, fua or self._stable)
         if operation is DONE:  # most writes to one layer need nobody to wait for them
-            self._changes += 1
+            self._at_once += 1
             return DONE
         return self._write(sector, buffers, fua, operation, self._arrangement)
 
@@ -277,11 +274,7 @@ class LayeredDisk(Disk):
         """`operation`, if the layers are still those that it was made for."""
         if self.read_only:
             self._check_change(sector, byte_length(buffers) >> self._shift)
-        if self._gate is None:
-            self._begin()
-        else:
-            await self._turn()
-        try:
+        async with self._gate:
             if self._arrangement == arrangement:
                 await operation
                 return
@@ -289,8 +282,6 @@ class LayeredDisk(Disk):
             await self._written[0].write(sector, buffers, fua or self._stable)
             for number in range(1, len(self._written)):
                 await self._write_lower(number, sector, buffers, fua or self._stable)
-        finally:
-            self._end()
 
     async def _write_lower(self, number: int, sector: int, buffers: Buffers, fua: bool) -> None:
         seen = self._visible[number] - sector << self._shift
@@ -303,14 +294,8 @@ class LayeredDisk(Disk):
         """
         if self.read_only:
             return
-        if self._gate is None:
-            self._begin()
-        else:
-            await self._turn()
-        try:
+        async with self._gate:
             await self._flush()
-        finally:
-            self._end()
 
     async def _flush(self) -> None:
         for layer in reversed(self._written):
@@ -349,11 +334,7 @@ class LayeredDisk(Disk):
         must be zero below by then.
         """
         self._check_change(sector, count)
-        if self._gate is None:
-            self._begin()
-        else:
-            await self._turn()
-        try:
+        async with self._gate:
             self._check_change(sector, count)  # a resize may have come before
             for number in reversed(range(len(self._written))):
                 seen = min(count, self._visible[number] - sector)
@@ -361,8 +342,6 @@ class LayeredDisk(Disk):
                     await change(self._written[number], start, run, next_is_zero)
             if self._stable:
                 await self._flush()
-        finally:
-            self._end()
 
     def _check_change(self, sector: int, count: int) -> None:
         self.check_range(sector, count)
@@ -386,43 +365,14 @@ class LayeredDisk(Disk):
 
     # -- turns -----------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def quiet(self) -> AsyncIterator[None]:
+    def quiet(self) -> AbstractAsyncContextManager[None]:
         """``async with disk.quiet():`` no change is under way; what comes waits. Reads go on."""
-        async with self._quiet:
-            self._gate = []
-            try:
-                if self._active:
-                    self._idle = Promise()
-                    await self._idle
-                yield
-            finally:
-                waiting, self._gate, self._idle = self._gate, None, None
-                for turn in waiting:
-                    if not turn.abandoned:
-                        self._begin()  # for it: nobody may shut the gate again before it was in
-                        turn.give(None)
+        return self._gate.alone()
 
-    async def _turn(self) -> None:
-        """Wait for the gate to open; then the change has begun."""
-        assert self._gate is not None
-        turn = Promise[None]()
-        self._gate.append(turn)
-        try:
-            await turn
-        except BaseException:
-            if not turn.cancel():
-                self._end()
-            raise
-
-    def _begin(self) -> None:
-        self._active += 1
-        self._changes += 1
-
-    def _end(self) -> None:
-        self._active -= 1
-        if self._idle is not None and not self._active:
-            self._idle.give(None)
+    @property
+    def _changes(self) -> int:
+        """How many have ever begun."""
+        return self._gate.entered + self._at_once
 
     # -- layers that come and go -----------------------------------------------------------------
 
@@ -501,15 +451,9 @@ class LayeredDisk(Disk):
         """Resize the top layer."""
         if self.read_only:
             raise ReadOnly(self.kind)
-        if self._gate is None:
-            self._begin()
-        else:
-            await self._turn()
-        try:
+        async with self._gate:
             self._check_not_merging()
             await self.layers[0].resize(sector_count)
-        finally:
-            self._end()
 
     async def refresh(self) -> None:
         """Look at the top layer's medium again."""

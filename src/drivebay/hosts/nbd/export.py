@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Final
 
 from drivebay.disk.buffers import aligned
 from drivebay.disk.contract import Disk, Extent, Operation, Unmap
@@ -15,7 +14,7 @@ from drivebay.disk.nbd.messages import (
     TransmissionFlags,
 )
 from drivebay.disk.nbd.options import Export as Offered
-from drivebay.suspend import DONE, Lock, Promise
+from drivebay.suspend import DONE, Gate
 
 __all__ = ["Export"]
 
@@ -37,10 +36,7 @@ class Export:
         self._store = Store(disk)
         self._mask = disk.sector_size - 1
         self._shift = disk.sector_size.bit_length() - 1
-        self._edges = Lock()
-        self._alone = False
-        self._changing = 0
-        self._still: Promise[None] | None = None
+        self._gate = Gate()
 
     def offered(self) -> Offered:
         """What a client is told."""
@@ -76,35 +72,43 @@ class Export:
 
     def write(self, offset: int, view: memoryview, fua: bool) -> Operation:
         """Write `view`."""
-        if self._alone or (offset | len(view)) & self._mask:
-            return self._write_in_turn(offset, view, fua)
+        if (offset | len(view)) & self._mask:
+            return self._write_part(offset, view, fua)
+        if self._gate.closed:
+            return self._write_later(offset, view, fua)
         operation = self.disk.write(offset >> self._shift, [view], fua)
         return operation if operation is DONE else self._beside(operation)
 
-    async def _write_in_turn(self, offset: int, view: memoryview, fua: bool) -> None:
-        async with _Alone(self):
+    async def _write_part(self, offset: int, view: memoryview, fua: bool) -> None:
+        async with self._gate.alone():
             await self._store.write(offset, [view], fua)
+
+    async def _write_later(self, offset: int, view: memoryview, fua: bool) -> None:
+        async with self._gate:
+            await self.disk.write(offset >> self._shift, [view], fua)
+
+    async def _beside(self, change: Operation) -> None:
+        async with self._gate:
+            await change
 
     async def write_zeroes(self, offset: int, length: int, fua: bool, unmap: bool) -> None:
         """Make the range read zero; with `unmap` its space may be given back."""
-        if self._alone or (offset | length) & self._mask:
-            async with _Alone(self):
+        if (offset | length) & self._mask:
+            async with self._gate.alone():
                 await self._store.write_zeroes(offset, length, unmap)
                 if fua:
                     await self.disk.flush()
-        else:
+            return
+        async with self._gate:
             sector, count = offset >> self._shift, length >> self._shift
-            await self._beside(self.disk.write_zeroes(sector, count, fua, unmap))
+            await self.disk.write_zeroes(sector, count, fua, unmap)
 
     async def trim(self, offset: int, length: int, fua: bool) -> None:
         """Give back the space of the sectors that lie wholly in the range."""
         first, last = -(-offset >> self._shift), (offset + length) >> self._shift
         if first < last:
-            if self._alone:
-                async with _Alone(self):
-                    await self.disk.unmap(first, last - first)
-            else:
-                await self._beside(self.disk.unmap(first, last - first))
+            async with self._gate:
+                await self.disk.unmap(first, last - first)
         if fua:
             await self.disk.flush()
 
@@ -125,42 +129,6 @@ class Export:
             at = stop
         merged = _merged(parts)
         return b"".join(BlockStatus(*part).pack() for part in (merged[:1] if one else merged))
-
-    # -- turns -----------------------------------------------------------------------------------
-
-    async def _beside(self, change: Coroutine[Any, Any, Any]) -> None:
-        """A change of whole sectors, beside others."""
-        self._changing += 1
-        try:
-            await change
-        finally:
-            self._changing -= 1
-            if not self._changing and self._still is not None:
-                self._still.give(None)
-
-
-class _Alone:
-    """``async with``: no other change of the export is under way, and none begins."""
-
-    def __init__(self, export: Export) -> None:
-        self._export = export
-
-    async def __aenter__(self) -> None:
-        export = self._export
-        await export._edges.__aenter__()
-        export._alone = True
-        if export._changing:
-            export._still = Promise()
-            try:
-                await export._still
-            except BaseException:
-                await self.__aexit__()
-                raise
-
-    async def __aexit__(self, *exception: object) -> None:
-        self._export._still = None
-        self._export._alone = False
-        await self._export._edges.__aexit__()
 
 
 def _flags(extent: Extent) -> int:

@@ -18,7 +18,6 @@ from drivebay.scsi.disk.access import AT_ONCE, miscompare
 from drivebay.scsi.disk.buffer import DataBuffer
 from drivebay.scsi.disk.cdb import Read16
 from drivebay.scsi.disk.commands import ACCESS, ACTIONS, COMMANDS
-from drivebay.scsi.disk.gate import Gate
 from drivebay.scsi.disk.identity import DiskIdentity
 from drivebay.scsi.disk.pages import DiskPages
 from drivebay.scsi.errors import sense_of
@@ -37,7 +36,7 @@ from drivebay.scsi.sense import (
 )
 from drivebay.scsi.server import Command, DeviceServer, Needs
 from drivebay.scsi.status import Aborted, Conflict
-from drivebay.suspend import DONE, Turn
+from drivebay.suspend import DONE, Gate, Turn
 
 __all__ = ["ScsiDisk"]
 
@@ -96,6 +95,7 @@ class ScsiDisk(DeviceServer):
         self.rotation_rate = rotation_rate
         self.stopped = False
         self.gate = Gate()
+        """COMPARE AND WRITE is one step to all other commands (SBC-3 section 5.2)."""
         self.buffer = DataBuffer()
         self._write_cache = disk.volatile_cache
         name = disk.disk_id or hashlib.sha256(serial.encode() or b"drivebay").digest()[:16]
