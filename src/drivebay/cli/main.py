@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from typing import Final
 
 import click
 
 from drivebay import __version__
+from drivebay.cli.lazy import LazyGroup
 
 __all__ = ["cli", "main"]
 
@@ -19,35 +19,16 @@ COMMANDS: Final = {
     "demo": "Boot a small Linux guest on a drivebay disk and show what it does.",
     "disk": "Look at disks, create, copy, compare, check and change them.",
     "inspect": "Show what a running server serves.",
+    "lab": "Watch disks and controllers at work, and torment them.",
     "nbd": "Serve a disk to programs that speak NBD.",
     "qtest": "Run a machine for device tests written for QEMU's qtest.",
     "serve": "Serve controllers with disks to virtual machines.",
 }
 
 
-class LazyGroup(click.Group):
-    """Knows its commands by name and one line, so that ``--help`` imports none of them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Their names."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one."""
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"drivebay.cli.{cmd_name}")
-        command = module.command
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List them without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, lines=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 @click.option("-v", "--verbose", count=True, help="Log more; twice: every protocol message.")
 def cli(verbose: int) -> None:

@@ -1,0 +1,19 @@
+"""``drivebay lab``: watch, break, cut the power, replay, compare."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from drivebay.cli.lazy import LazyGroup
+
+__all__ = ["command"]
+
+COMMANDS: Final[dict[str, str]] = {}
+"""Each is the ``command`` of the module ``lab_NAME``."""
+
+
+@click.group(name="lab", cls=LazyGroup, lines=COMMANDS, prefix="drivebay.cli.lab_")
+def command() -> None:
+    """Watch disks and controllers at work, and torment them."""
