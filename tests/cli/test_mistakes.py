@@ -87,6 +87,17 @@ def test_a_mistake_is_told_in_a_line(
     assert Path("disk.img").stat().st_size == 1 << 20
 
 
+def test_where_one_cannot_listen_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nbd", "serve", "disk.img", "--bind", "192.0.2.1", "--port", "10809"]) == 1
+    assert main(["nbd", "serve", "disk.img", "--socket", "folder"]) == 1
+    assert capsys.readouterr().err == (
+        "drivebay: error: 192.0.2.1 port 10809: Cannot assign requested address\n"
+        "hint: choose another with --bind and --port\n"
+        "drivebay: error: socket folder: there is a file of that name that is not a socket\n"
+        "hint: choose another name with --socket PATH\n"
+    )
+
+
 @pytest.mark.parametrize("line", ["", "disk", "nbd"])
 def test_a_command_alone_shows_its_commands(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(line.split()) == 1

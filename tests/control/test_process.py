@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -302,3 +304,18 @@ def test_names_are_completed(served: str) -> None:
     assert complete("disk", "snapshot", served, begun="n") == ["nvme/1"]
     assert complete("ctl", "/nowhere", "disk.info", begun="") == []
     assert complete("ctl", "/nowhere", begun="") == []
+
+
+def test_whoever_reads_the_events_may_go_first(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["serve", "--json", "--virtio-blk", f"mem:1M,socket={tmp_path}/vda.sock"]
+    command = [sys.executable, "-m", "drivebay.cli.main", *words]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    assert server.stdout.readline()
+    server.stdout.close()
+    server.terminate()
+    assert server.wait(60) == 1
+    assert capfd.readouterr().err == ""
+    assert not os.path.exists(tmp_path / "vda.sock")

@@ -68,7 +68,7 @@ def serve(
     drivebay nbd serve disk.img --read-only --run 'nbdinfo --map "$uri"'
     """
     from drivebay.disk.spec import parse
-    from drivebay.hosts.listening import listen
+    from drivebay.hosts.listening import listen, listen_tcp
 
     if path is not None and port is not None:
         raise CliError("--socket and --port", "one server listens in one place")
@@ -81,11 +81,11 @@ def serve(
             if path is None and run is None:
                 raise CliError("no place to listen", "add --socket PATH, --port N or --run CMD")
             path = path or os.path.join(_folder(stack), "nbd.sock")
-            listener = listen(path)
+            listener = listen(path, "--socket PATH")
             stack.callback(_unlink, path)
             address = {"unixsocket": os.path.abspath(path)}
         else:
-            listener = _listen_tcp(bind, port)
+            listener = listen_tcp(bind, port, "--bind and --port")
             address = {"port": str(listener.getsockname()[1])}
         stack.callback(listener.close)
         address |= {"uri": _uri(address, bind, name, folder), "exportname": name}
@@ -173,17 +173,6 @@ def _unlink(path: str) -> None:
 
 def _folder(stack: ExitStack) -> str:
     return stack.enter_context(tempfile.TemporaryDirectory(prefix="drivebay-"))
-
-
-def _listen_tcp(bind: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((bind, port), family=family)
-    except OSError as error:
-        raise CliError(
-            f"{bind} port {port}: {error.strerror or error}",
-            "choose another with --bind and --port",
-        ) from None
 
 
 def _uri(address: dict[str, str], bind: str, name: str, folder: str | None) -> str:

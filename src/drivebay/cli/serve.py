@@ -136,6 +136,8 @@ def _serve(
         plane.run(announce)
         if as_json:
             print_json({"event": "end", "controllers": plane.statistics()})
+    except BrokenPipeError:  # whoever wanted to be told has gone
+        return 1
     except Exception as error:
         known = told(error)
         if known is None:

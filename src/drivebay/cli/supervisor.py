@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from drivebay.cli.errors import CliError
@@ -98,8 +99,9 @@ def _live(work: Work, mask: set[int | signal.Signals]) -> tuple[int, bytes, sign
             end_with_parent(parent)
             status = work(lambda word: _say(send, word))
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(BrokenPipeError):
+                    stream.flush()
             os._exit(status)
     os.close(send)
     told: signal.Signals | None = None

@@ -1,4 +1,4 @@
-"""The UNIX sockets that servers listen on: made at a path, or inherited."""
+"""The sockets that servers listen on: made at a path or a port, or inherited."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import socket
 import stat
 
-__all__ = ["ServerError", "inherited_sockets", "listen"]
+__all__ = ["ServerError", "inherited_sockets", "listen", "listen_tcp"]
 
 
 class ServerError(Exception):
@@ -68,6 +68,20 @@ def _why_not(path: str, error: OSError, option: str) -> tuple[str, str]:
     if "too long" in str(error):
         return f"socket {path}: the path is too long", "UNIX sockets take 107 bytes"
     return f"socket {path}: {error.strerror}", f"choose a place you may write to with {option}"
+
+
+def listen_tcp(bind: str, port: int, option: str) -> socket.socket:
+    """A listening socket at a port of the address `bind`. `option` is how a person said where.
+    Raises `ServerError`.
+    """
+    try:
+        family = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((bind, port), family=family)
+    except socket.gaierror as error:
+        why = error.strerror
+    except OSError as error:  # whose own text says the address again
+        why = os.strerror(error.errno) if error.errno else str(error)
+    raise ServerError(f"{bind} port {port}: {why}", f"choose another with {option}")
 
 
 def inherited_sockets() -> list[socket.socket]:
