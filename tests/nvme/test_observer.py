@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from drivebay.controllers.nvme import Dropped, Refused, Status
+from drivebay.controllers.nvme import Refused, Status
 from drivebay.controllers.nvme.opcodes import AdminOpcode, NvmOpcode
 from drivebay.controllers.nvme.structures import Command, Completion
 from drivebay.drivers.nvme import NvmeError
+from drivebay.platform.observer import Dropped
 from drivebay.suspend import Resume, Suspension, Workers
 from tests.ide.support import content, filled, noise
 

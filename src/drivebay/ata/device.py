@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -28,8 +28,9 @@ from drivebay.disk.contract import Buffers, byte_length
 from drivebay.disk.errors import DiskError
 from drivebay.platform.engine import Engine, Task
 from drivebay.platform.logs import RationedLog
+from drivebay.platform.observer import InFlight, Tap
 
-__all__ = ["BUFFER_SIZE", "Device", "Phase", "Reset", "SataWire", "Wire"]
+__all__ = ["BUFFER_SIZE", "UNQUEUED", "Device", "Phase", "Reset", "SataWire", "Wire"]
 
 log = logging.getLogger("drivebay.ata")
 guest_log = RationedLog(log)
@@ -40,6 +41,7 @@ BUFFER_SIZE: Final = 1 << 16
 BSY, DRDY, DSC, DRQ, ERR = (
     int(bit) for bit in (Status.BSY, Status.DRDY, Status.DSC, Status.DRQ, Status.ERR)
 )
+UNQUEUED: Final = 32
 PASSED: Final = 0x01
 """The Error register after a reset or a diagnostic: device passed (section 8.9)."""
 
@@ -107,6 +109,9 @@ class Device:
         self.wire: Wire | None = None
         self.sata: SataWire | None = None
         """The same wire, if it is a SATA link."""
+        self.tap: Tap | None = None
+        """Shown a task file, and Status and Error at the end; `UNQUEUED` is the tag of a command
+        that has none of its own."""
         self.taskfile = TaskFile()
         self.status = self.ready_after_reset
         self.error = PASSED
@@ -119,7 +124,8 @@ class Device:
         """The command that ended last."""
         self._command: Command | None = None
         self.issued = TaskFile()
-        """The registers as they were when the last command was issued."""
+        """The registers as they were when the last command was issued, `since` then."""
+        self.since = 0.0
         self._offset = 0  # bytes of data that have been moved for good
         self._filled = 0  # bytes in the buffer,
         self._shown = 0  # of which the host has been shown these
@@ -161,7 +167,9 @@ class Device:
         if self.busy:
             guest_log.warning("ata: %s while busy: ignored", name_of(self.taskfile.command))
             return
-        self.issued = self.taskfile.copy()
+        self.issued, self.since = self.taskfile.copy(), self.engine.now
+        if self.tap is not None:
+            self.tap.began(0, UNQUEUED, self.issued)
         self._begin(partial(self.parse, self.taskfile))
 
     def _begin(self, parse: Callable[[], Command]) -> None:
@@ -247,10 +255,17 @@ class Device:
         self.phase = Phase.IDLE
         self.previous = self.issued.command
         self.status = self.ready | (ERR if failure is not None else 0)
+        if self.tap is not None:
+            self.tap.ended(0, UNQUEUED, (self.status, self.error))
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s", self._line(failure))
         if self.wire is not None:
             self.wire.ended(self, interrupt)
+
+    def in_flight(self) -> Iterable[InFlight]:
+        """The command under way, if there is one."""
+        if self._command is not None:
+            yield InFlight(0, UNQUEUED, self.issued, self.since)
 
     def _line(self, failure: Exception | None) -> str:
         """One line on the command that has ended."""

@@ -5,7 +5,7 @@ A method named after its command parses it, without effect, and returns a `Comma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -35,6 +35,7 @@ from drivebay.disk.bad import BadSectors
 from drivebay.disk.contract import Disk, Unmap
 from drivebay.disk.errors import InvalidInput
 from drivebay.platform.engine import Engine
+from drivebay.platform.observer import InFlight
 
 __all__ = ["MAX_SECTORS", "AtaDisk"]
 
@@ -202,6 +203,11 @@ class AtaDisk(Device):
     def at_rest(self) -> bool:
         """The queue's commands reach memory, too."""
         return super().at_rest and self.queue.idle
+
+    def in_flight(self) -> Iterator[InFlight]:
+        """Commands under way."""
+        yield from super().in_flight()
+        yield from self.queue.in_flight()
 
     @property
     def reaches_memory(self) -> bool:

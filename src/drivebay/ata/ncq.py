@@ -9,12 +9,13 @@ READ LOG of the NCQ error is refused until that was read, or until a reset.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from drivebay.ata.command import ABRT, Aborted, Command, Protocol
+from drivebay.ata.device import UNQUEUED
 from drivebay.ata.logs import NCQ_ERROR
 from drivebay.ata.media import Read, Span, Write
 from drivebay.ata.registers import DeviceRegister, Error, Opcode, Status, name_of
@@ -24,6 +25,7 @@ from drivebay.disk.contract import Buffers, byte_length
 from drivebay.disk.errors import DiskError
 from drivebay.platform.engine import Task
 from drivebay.platform.logs import RationedLog
+from drivebay.platform.observer import InFlight
 from drivebay.suspend import Cancelled
 
 if TYPE_CHECKING:
@@ -81,10 +83,22 @@ class Failure:
 class _Entry:
     """A command in the queue."""
 
-    __slots__ = ("command", "dropped", "offset", "result", "size", "task", "taskfile", "working")
+    __slots__ = (
+        "command",
+        "dropped",
+        "offset",
+        "result",
+        "since",
+        "size",
+        "task",
+        "taskfile",
+        "working",
+    )
 
-    def __init__(self, taskfile: TaskFile, result: TaskFile, command: Command) -> None:
-        self.taskfile, self.command = taskfile, command
+    def __init__(
+        self, taskfile: TaskFile, result: TaskFile, command: Command, since: float
+    ) -> None:
+        self.taskfile, self.command, self.since = taskfile, command, since
         self.result = result  # where the command leaves what went wrong
         self.offset = self.size = 0  # bytes that were moved, and that are being moved
         self.working = False
@@ -107,6 +121,11 @@ class CommandQueue:
         """Whether no command is under way, not even one that was given up."""
         return not self._entries
 
+    def in_flight(self) -> Iterator[InFlight]:
+        """The commands under way."""
+        for tag, entry in self._entries.items():
+            yield InFlight(0, tag, entry.taskfile, entry.since)
+
     # -- commands --------------------------------------------------------------------------------
 
     def takes(self, taskfile: TaskFile) -> bool:
@@ -121,6 +140,8 @@ class CommandQueue:
         reads_log = taskfile.command in READ_LOGS and taskfile.lba_low & 0xFF == NCQ_ERROR
         if reads_log and not self._entries:
             return False
+        if self._drive.tap is not None:
+            self._drive.tap.began(0, UNQUEUED, taskfile.copy())
         why = "queued commands are under way" if self._entries else "the queue has failed"
         self._refuse(None, taskfile.copy(), Aborted(why=why))
         return True
@@ -128,6 +149,8 @@ class CommandQueue:
     def _issue(self, taskfile: TaskFile) -> None:
         drive, tag = self._drive, tag_of(taskfile)
         assert drive.sata is not None
+        if drive.tap is not None:
+            drive.tap.began(0, tag, taskfile)
         try:
             if self.failure is not None:
                 raise Aborted(why="the queue has failed")
@@ -139,7 +162,7 @@ class CommandQueue:
             self._refuse(tag, taskfile, refusal)
             return
         drive.settings.power = Power.ACTIVE
-        entry = self._entries[tag] = _Entry(taskfile, result, command)
+        entry = self._entries[tag] = _Entry(taskfile, result, command, drive.engine.now)
         drive.status, drive.error = drive.ready, 0
         drive.sata.ended(drive, False)
         self._go_on(tag, entry)
@@ -318,6 +341,8 @@ class CommandQueue:
     def _tell(
         self, taskfile: TaskFile, tag: int | None, status: int, error: int, why: Exception | None
     ) -> None:
+        if self._drive.tap is not None:
+            self._drive.tap.ended(0, UNQUEUED if tag is None else tag, (status, error))
         if log.isEnabledFor(logging.DEBUG):
             line = f"{self._drive.describe(taskfile)} -> {status:02x}"
             log.debug("%s", line if why is None else f"{line}/{error:02x} ({why})")
@@ -348,7 +373,9 @@ class CommandQueue:
                 command = self._parse(result)
             except Aborted as refusal:  # the disk has changed since
                 command = _Refused(refusal)
-            self._entries[tag_of(taskfile)] = _Entry(taskfile, result, command)
+            self._entries[tag_of(taskfile)] = _Entry(
+                taskfile, result, command, self._drive.engine.now
+            )
 
     def resume(self) -> None:
         """Go on after `restore`."""

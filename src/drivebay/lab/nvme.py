@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from drivebay.controllers.nvme import Controller, Dropped, Namespace, Refused, Status
+from drivebay.controllers.nvme import Controller, Namespace, Refused, Status
 from drivebay.controllers.nvme.opcodes import AdminOpcode, NvmOpcode
 from drivebay.controllers.nvme.structures import Command, Completion
 from drivebay.disk.buffers import cut, scatter
@@ -31,6 +31,7 @@ from drivebay.lab.rules import (
     Subject,
     Vocabulary,
 )
+from drivebay.platform.observer import Dropped
 from drivebay.suspend import sleep
 
 __all__ = ["NVME", "NvmeFaults"]

@@ -47,7 +47,7 @@ MOST_LEFT_OUT: Final = 1023
 class Task:
     """A coroutine that waits: it has taken its first step, which ended in `suspension`."""
 
-    __slots__ = ("_coroutine", "_done", "_engine", "_suspension")
+    __slots__ = ("_coroutine", "_done", "_engine", "_suspension", "since")
 
     def __init__(
         self,
@@ -58,6 +58,8 @@ class Task:
     ) -> None:
         self._engine, self._coroutine, self._done = engine, coroutine, done
         self._suspension: Suspension[Any] | None = None
+        self.since = time.monotonic()
+        """When it began to wait, by the engine's clock."""
         self._begin(suspension)
 
     def _begin(self, suspension: Suspension[Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -19,6 +19,7 @@ from drivebay.disk.contract import Buffers, Operation, byte_length
 from drivebay.platform.engine import Engine
 from drivebay.platform.engine import Task as Running
 from drivebay.platform.logs import RationedLog
+from drivebay.platform.observer import InFlight, Tap
 from drivebay.scsi import cdb as cdbs
 from drivebay.scsi.inquiry import StandardInquiry
 from drivebay.scsi.opcodes import Opcode
@@ -93,6 +94,7 @@ class Request:
     data_out: Buffers
     done: Done
     attribute: Attribute
+    since: float
     running: Running | None = None
     ended: bool = False
     reset: bool = False
@@ -138,6 +140,8 @@ class Target:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.tap: Tap | None = None
+        """Shown the unit's number as the queue, a CDB, and its `Outcome`."""
         self._units: dict[int, DeviceServer] = {}
         self._tasks: dict[int, _TaskSet] = {}
         self._leaving: list[_TaskSet] = []
@@ -210,6 +214,12 @@ class Target:
             tasks.running or tasks.waiting for tasks in self._tasks.values()
         )
 
+    def in_flight(self) -> Iterator[InFlight]:
+        """The commands under way, and those that wait for them."""
+        for lun in self.luns:
+            for request in self._requests(lun):
+                yield InFlight(lun, request.tag, request.cdb, request.since)
+
     # -- commands --------------------------------------------------------------------------------
 
     def submit(
@@ -226,6 +236,9 @@ class Target:
 
         Returns the command, for its transport to give up, unless it has ended.
         """
+        if self.tap is not None:
+            self.tap.began(lun, tag, cdb)
+            done = partial(_tell_both, partial(self.tap.ended, lun, tag), done)
         unit = self._units.get(lun)
         if unit is None or (cdb and cdb[0] == Opcode.REPORT_LUNS):
             done(self._answer(lun, cdb, data_in))
@@ -241,7 +254,8 @@ class Target:
             if direct is not None and direct[1] is DONE:  # mostly: nothing more is made of it
                 done(Outcome(Status.GOOD, b"", direct[0]))
                 return None
-        request = Request(unit, tasks, cdb, tag, data_in, data_out, done, attribute)
+        now = self._engine.now
+        request = Request(unit, tasks, cdb, tag, data_in, data_out, done, attribute, now)
         if tasks.must_wait(request) or (tasks.waiting and attribute is not Attribute.HEAD_OF_QUEUE):
             tasks.waiting.append(request)
         else:
@@ -393,6 +407,11 @@ def _abort(requests: Sequence[Request], then: Then) -> None:
         request.cancel()
     if not requests:
         then()
+
+
+def _tell_both(one: Done, other: Done, outcome: Outcome) -> None:
+    one(outcome)
+    other(outcome)
 
 
 def ignore(_sense: Sense) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -41,6 +41,7 @@ from drivebay.platform.dma import DmaChannel
 from drivebay.platform.engine import Engine, Task
 from drivebay.platform.interrupts import Line
 from drivebay.platform.logs import RationedLog
+from drivebay.platform.observer import InFlight, Tap
 
 __all__ = ["FloppyController", "Phase", "Settings"]
 
@@ -102,6 +103,9 @@ class FloppyController:
         self._engine, self._dma, self._line = engine, dma, line
         self.lenient = lenient
         self.drives: list[FloppyDrive | None] = [None] * DRIVES
+        self.tap: Tap | None = None
+        """Shown the bytes of a command, and those of its result."""
+        self._since = 0.0
         self.settings = Settings()
         self._dor = POWER_ON
         self._tape = 0
@@ -309,6 +313,8 @@ class FloppyController:
 
     def _execute(self, command: Command | None) -> None:
         opcode, parameters = self._bytes[0], self._bytes[1:]
+        if self.tap is not None:
+            self.tap.began(0, 0, self._bytes)
         if command is None:
             guest_log.warning("floppy: no command %#04x", opcode)
         elif command.opcode is not Opcode.SENSE_INTERRUPT_STATUS:
@@ -319,12 +325,19 @@ class FloppyController:
             self._show(result)
 
     def _show(self, result: bytes) -> None:
+        if self.tap is not None:
+            self.tap.ended(0, 0, result)
         self._idle()
         if result:
             self._phase, self._result = Phase.RESULT, result
 
     def _idle(self) -> None:
         self._phase, self._bytes, self._result, self._position = Phase.COMMAND, b"", b"", 0
+
+    def in_flight(self) -> Iterator[InFlight]:
+        """The command under way, if there is one."""
+        if self._transfer is not None:
+            yield InFlight(0, 0, self._bytes, self._since)
 
     def seek_ended(self, unit: int, status: int) -> None:
         """SENSE INTERRUPT STATUS may ask for `status` now: not every driver has asked four times
@@ -359,7 +372,7 @@ class FloppyController:
         """Begin a command on the disk."""
         unit, drive = transfer.unit, self.drives[transfer.unit]
         self.settings.last_sector = transfer.last_sector
-        self._transfer, self._phase = transfer, Phase.EXECUTE
+        self._transfer, self._phase, self._since = transfer, Phase.EXECUTE, self._engine.now
         self._buffer, self._position = bytearray(), 0
         shut = self.lenient and not self._dor & GATE
         by_fifo = shut or bool(self.settings.specify[1] & ND)

@@ -15,7 +15,7 @@ from drivebay.controllers.nvme.interrupts import Interrupts, Vectors
 from drivebay.controllers.nvme.logpages import Logs, Statistics
 from drivebay.controllers.nvme.namespace import Namespace
 from drivebay.controllers.nvme.nvm import NvmCommands
-from drivebay.controllers.nvme.observer import Dropped, Observer
+from drivebay.controllers.nvme.observer import Observer
 from drivebay.controllers.nvme.opcodes import ErrorEvent, EventType, LogId, NoticeEvent, Psdt
 from drivebay.controllers.nvme.queues import CompletionQueue, SubmissionQueue, reachable
 from drivebay.controllers.nvme.registers import (
@@ -41,6 +41,7 @@ from drivebay.platform.engine import Engine, Task
 from drivebay.platform.interrupts import Line
 from drivebay.platform.logs import RationedLog
 from drivebay.platform.memory import GuestMemory
+from drivebay.platform.observer import Dropped
 
 __all__ = ["MAX_QUEUES", "Controller"]
 

@@ -5,28 +5,16 @@ from __future__ import annotations
 from typing import Protocol
 
 from drivebay.controllers.nvme.structures import Command, Completion
+from drivebay.platform.observer import Observer as CommandObserver
 
-__all__ = ["Dropped", "Observer"]
-
-
-class Dropped(Exception):
-    """Raised by an observer: nobody is ever told how the command ended."""
+__all__ = ["Observer"]
 
 
-class Observer(Protocol):
-    """All are coroutines, and may wait; those of commands may raise `Refused`, or `Dropped`.
-
-    `sqid` is 0 for the admin queue. Asynchronous events are not shown: they end when something
+class Observer(CommandObserver[Command, Completion], Protocol):
+    """`queue` is the submission queue's identifier, 0 for the admin queue. A completion's queue,
+    head and phase are filled in later. Asynchronous events are not shown: they end when something
     happens, not when they are served.
     """
 
     async def enable(self) -> None:
         """The controller was enabled, and is ready when this ends; never if it raises `Dropped`."""
-
-    async def command(self, sqid: int, command: Command) -> Command:
-        """A command, before it acts. What is returned acts in its place."""
-
-    async def completion(self, sqid: int, command: Command, completion: Completion) -> Completion:
-        """How it ended, after it has acted. What is returned is posted; queue, head and phase are
-        filled in later.
-        """

@@ -9,13 +9,13 @@ object is made for them; everything else is a `Command` with a handler.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from drivebay.controllers.nvme.arbitration import one_round
-from drivebay.controllers.nvme.observer import Dropped, Observer
+from drivebay.controllers.nvme.observer import Observer
 from drivebay.controllers.nvme.opcodes import Fuse, NvmOpcode, Psdt
 from drivebay.controllers.nvme.queues import CompletionQueue, Row, SubmissionQueue
 from drivebay.controllers.nvme.status import Refused, Status, status_name, status_of
@@ -25,6 +25,7 @@ from drivebay.disk.errors import DiskError
 from drivebay.platform.engine import Task
 from drivebay.platform.logs import RationedLog
 from drivebay.platform.memory import GuestMemoryFault, barrier
+from drivebay.platform.observer import Dropped, InFlight, Tap
 from drivebay.suspend import DONE, Cancelled
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class Worker:
     def __init__(self, controller: Controller) -> None:
         self._controller, self._engine = controller, controller.engine
         self.observer: Observer | None = None
+        self.tap: Tap | None = None
+        """Shown the row of a command, and DW0 and status field of its completion."""
         self._kicked = self._publishing = False
 
     # -- taking turns ----------------------------------------------------------------------------
@@ -124,7 +127,7 @@ class Worker:
         start, ram_size, ram = memory.window
         address, size = sq.address, sq.size
         head, tail = sq.head, sq.tail
-        sqid = sq.id << 16
+        sqid, tap = sq.id << 16, self.tap
         most = left = min(most, cq.room, size - len(rows))
         room = MOVED
         while head != tail and left > 0:
@@ -144,6 +147,8 @@ class Worker:
                 head = 0
             sq.head = head
             opcode, flags, cid, nsid, _, _, _, prp1, prp2, low, high, cdw12, _, _, _ = row
+            if tap is not None:
+                tap.began(sq.id, cid, row)
             namespace = fast.get(nsid)
             if (
                 namespace is None
@@ -192,6 +197,8 @@ class Worker:
                         done = partial(self._ended, sq, row)
                         sq.tasks[cid] = Task(self._engine, operation, done, suspension)
                         continue
+                if tap is not None:
+                    tap.ended(sq.id, cid, (0, 0))
                 waiting += (0, cid << 32 | sqid | head)
                 room -= length
                 if room <= 0:
@@ -326,6 +333,8 @@ class Worker:
 
     def complete(self, sq: SubmissionQueue, cid: int, dw0: int, status: int) -> None:
         """A completion, to be posted when this turn is over."""
+        if self.tap is not None:
+            self.tap.ended(sq.id, cid, (dw0, status))
         sq.cq.waiting += (dw0, status << 49 | cid << 32 | sq.id << 16 | sq.head)
         if not self._publishing:
             self._publishing = True
@@ -368,6 +377,12 @@ class Worker:
             cq.shadow.want(cq.head)
             barrier()
             cq.look()
+
+    def in_flight(self) -> Iterator[InFlight]:
+        """Commands that wait for something, but for those that wait for events."""
+        for sq in self._controller.live_sqs:
+            for cid, task in sq.tasks.items():
+                yield InFlight(sq.id, cid, sq.rows[cid], task.since)
 
     def failure(self, sq: SubmissionQueue, row: Row, error: BaseException) -> int:
         """A guest's mistake and a disk's trouble are statuses; a bug of ours is one, and logged."""

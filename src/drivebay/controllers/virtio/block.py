@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -35,6 +35,7 @@ from drivebay.controllers.virtio.runner import Runner
 from drivebay.disk.contract import Disk, Operation, Unmap
 from drivebay.disk.errors import DiskError
 from drivebay.platform.engine import Engine
+from drivebay.platform.observer import InFlight, Tap
 from drivebay.suspend import DONE, Cancelled
 
 __all__ = ["BlockDevice", "BlockStatistics"]
@@ -97,6 +98,9 @@ class BlockDevice(RingDevice):
         self.disk = disk
         self._id = serial.encode().ljust(ID_BYTES, b"\0")
         self.statistics = BlockStatistics()
+        self.tap: Tap | None = None
+        """Shown type, sector and length of a request, and its status."""
+        self._waiting: dict[tuple[Runner, int], InFlight] = {}  # by chain
         self._ratio: int = disk.sector_size // SECTOR_SIZE
         self._shift: int = self._ratio.bit_length() - 1
         self._inside_ratio, self._inside_sector = self._ratio - 1, disk.sector_size - 1
@@ -193,6 +197,8 @@ class BlockDevice(RingDevice):
         memory = runner.queue.memory
         frame = plain_frame(rows, memory.window) or any_frame(rows, memory)
         kind, sector, data, length, written, ram, status_at = frame
+        if self.tap is not None:
+            self.tap.began(runner.index, head, (kind, sector, length))
         try:
             if kind == IN:
                 if length & self._inside_sector or sector & self._inside_ratio or written <= length:
@@ -208,20 +214,21 @@ class BlockDevice(RingDevice):
                 operation = self._write(sector >> self._shift, data, self._fua)
             else:
                 operation = self._serving.get(kind, self._unsupported)(frame)
-            if operation is DONE:
-                ram[status_at] = OK
-                return written
             # Not send(None): a StopIteration for each request would cost as much as its parsing.
-            suspension = next(operation.__await__(), None)
+            suspension = None if operation is DONE else next(operation.__await__(), None)
+            status = OK
         except Exception as error:
-            ram[status_at] = self._status_of(kind, error)
-            return written
-        if suspension is None:
-            ram[status_at] = OK
-            return written
-        done = partial(self._ended, runner, head, frame)
-        runner.park(head, operation, suspension, done)
-        return None
+            suspension, status = None, self._status_of(kind, error)
+        if suspension is not None:
+            request, now = (kind, sector, length), self._engine.now
+            self._waiting[runner, head] = InFlight(runner.index, head, request, now)
+            done = partial(self._ended, runner, head, frame)
+            runner.park(head, operation, suspension, done)
+            return None
+        ram[status_at] = status
+        if self.tap is not None:
+            self.tap.ended(runner.index, head, status)
+        return written
 
     @staticmethod
     def _misfit(frame: Frame) -> Refused:
@@ -234,12 +241,19 @@ class BlockDevice(RingDevice):
         self, runner: Runner, head: int, frame: Frame, _value: Any, error: BaseException | None
     ) -> None:
         """The operation of a request has ended, after it had to wait."""
+        del self._waiting[runner, head]
         if isinstance(error, Cancelled):
             runner.drop(head)
             return
         kind, _, _, _, written, ram, status_at = frame
-        ram[status_at] = OK if error is None else self._status_of(kind, error)
+        ram[status_at] = status = OK if error is None else self._status_of(kind, error)
+        if self.tap is not None:
+            self.tap.ended(runner.index, head, status)
         runner.finish(head, written)
+
+    def in_flight(self) -> Iterator[InFlight]:
+        """The requests that wait for something."""
+        return iter(self._waiting.values())
 
     def _status_of(self, kind: int, error: BaseException) -> BlockStatus:
         """A guest's mistake and a disk's trouble are statuses; a bug of ours is one, and logged."""

@@ -80,7 +80,8 @@ class RingDevice:
         """The driver has set up a queue: serve what is in it already. Raises `RingError`."""
         kind = PackedQueue if self._features & mask(RingFeature.RING_PACKED) else SplitQueue
         queue = kind(setup, event_idx=bool(self._features & mask(RingFeature.EVENT_IDX)))
-        runner = Runner(self._engine, queue, self.server_of(index), partial(self._broken, index))
+        broken = partial(self._broken, index)
+        runner = Runner(self._engine, queue, self.server_of(index), broken, index)
         self._runners[index] = runner
         self.kick(index)
 

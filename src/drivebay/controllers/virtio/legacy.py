@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from drivebay.controllers.virtio.mmio import DRIVER_OK, MmioTransport
+from drivebay.controllers.virtio.mmio import MmioTransport
 from drivebay.controllers.virtio.registers import MMIO_VERSION, RingFeature
+from drivebay.controllers.virtio.transport import DRIVER_OK
 from drivebay.platform.interrupts import Line
 from drivebay.platform.memory import GuestMemory
 from drivebay.platform.virtio import Device

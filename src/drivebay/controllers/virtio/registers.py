@@ -9,7 +9,19 @@ import enum
 from typing import Final
 
 from drivebay.platform.virtio import DeviceStatus
-from drivebay.wire import U8, U16, U32, U64, At, Bit, Register32, RegisterMap, Struct
+from drivebay.wire import (
+    U8,
+    U16,
+    U32,
+    U64,
+    At,
+    Bit,
+    Register8,
+    Register16,
+    Register32,
+    RegisterMap,
+    Struct,
+)
 
 # -- features, by bit number ----------------------------------------------------------------------
 
@@ -48,7 +60,7 @@ DEVICE_ID_BLOCK: Final = 2
 
 
 class InterruptCause(Register32):
-    """Why the interrupt line of an MMIO device is up, section 4.2.2."""
+    """Why the interrupt line is up, sections 4.1.4.5 and 4.2.2."""
 
     CONFIG = Bit(1)  # the configuration has changed
     USED_BUFFER = Bit(0)  # some queue has used buffers
@@ -85,6 +97,76 @@ class MmioRegisters(RegisterMap):
     QueueDeviceLow = At(0x0A0, Register32)
     QueueDeviceHigh = At(0x0A4, Register32)
     ConfigGeneration = At(0x0FC, Register32)
+
+
+PCI_ISR: Final = 0x100
+PCI_NOTIFY: Final = 0x200
+PCI_CONFIG: Final = 0x400
+NO_VECTOR: Final = 0xFFFF
+
+
+class PciRegisters(RegisterMap):
+    """The structures of a PCI device, section 4.1.4, one behind the other as ours has them."""
+
+    # The common configuration (section 4.1.4.3); drivers may write 64-bit fields in halves.
+    device_feature_select = At(0x00, Register32)
+    device_feature = At(0x04, Register32)
+    driver_feature_select = At(0x08, Register32)
+    driver_feature = At(0x0C, Register32)
+    config_msix_vector = At(0x10, Register16)
+    num_queues = At(0x12, Register16)
+    device_status = At(0x14, Register8)
+    config_generation = At(0x15, Register8)
+    queue_select = At(0x16, Register16)
+    queue_size = At(0x18, Register16)
+    queue_msix_vector = At(0x1A, Register16)
+    queue_enable = At(0x1C, Register16)
+    queue_notify_off = At(0x1E, Register16)
+    queue_desc_low = At(0x20, Register32)
+    queue_desc_high = At(0x24, Register32)
+    queue_driver_low = At(0x28, Register32)
+    queue_driver_high = At(0x2C, Register32)
+    queue_device_low = At(0x30, Register32)
+    queue_device_high = At(0x34, Register32)
+
+    ISR_status = At(PCI_ISR, Register8)  # section 4.1.4.5
+    queue_notify = At(PCI_NOTIFY, Register16)  # section 4.1.4.4
+
+
+PCI_COMMON_SIZE: Final = 0x38
+
+
+class PciStructure(enum.IntEnum):
+    """Which structure a capability names, section 4.1.4."""
+
+    COMMON_CFG = 1
+    NOTIFY_CFG = 2
+    ISR_CFG = 3
+    DEVICE_CFG = 4
+    PCI_CFG = 5
+
+
+class PciCapabilityRegisters(RegisterMap):
+    """A capability that names a structure, section 4.1.4."""
+
+    cap_len = At(2, Register8)
+    cfg_type = At(3, Register8)
+    bar = At(4, Register8)
+    id = At(5, Register8)
+    offset = At(8, Register32)
+    length = At(12, Register32)
+
+
+class PciNotifyRegisters(PciCapabilityRegisters):
+    """The one for notifications, section 4.1.4.4."""
+
+    notify_off_multiplier = At(16, Register32)
+
+
+class PciAccessRegisters(PciCapabilityRegisters):
+    """The one that is a window onto the others, section 4.1.4.9."""
+
+    pci_cfg_data = At(16, Register32)
 
 
 # -- rings ----------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ class Cancellable(Protocol):
 
 
 class Runner:
-    """Runs one queue on an engine.
+    """Runs one queue, the device's `index`-th, on an engine.
 
     `serve` is called with the runner and each chain. It returns the bytes written, or None if it
     gave the chain's operation to `park`, or what can cancel it to `hold`: then `finish` or `drop`
@@ -42,8 +42,9 @@ class Runner:
         queue: Queue,
         serve: Serve,
         broken: Callable[[RingError], None],
+        index: int = 0,
     ) -> None:
-        self.queue = queue
+        self.queue, self.index = queue, index
         self._engine = engine
         self._broken = broken
         self._serve = serve
