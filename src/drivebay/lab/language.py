@@ -153,7 +153,7 @@ class _Parser:
                 return frozenset()
             known = {each.lower() for each in words.groups | words.commands} | {ANY}
             group, _, number = name.upper().partition("-0X")
-            if number and group in words.groups and _is_hex(number) and int(number, 16) < 256:
+            if number and group in words.unnamed and _is_hex(number) and int(number, 16) < 256:
                 found.add(f"{group}-{int(number, 16):#04x}")
             elif _plain(name) in words.groups | words.commands:
                 found.add(_plain(name))
@@ -221,7 +221,7 @@ class _Parser:
         while scanner.take(","):
             start = scanner.position
             name = scanner.name()
-            known = self._words.fields | self._words.results
+            known = self._words.changes | self._words.results
             if name not in known or name in values or name in steps:
                 raise self._unknown("a field", name, known, start)
             self._value_follows("a value")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from typing import Final
 
 from drivebay.controllers.nvme import Controller, Namespace, Refused, Status
 from drivebay.controllers.nvme.opcodes import AdminOpcode, NvmOpcode
 from drivebay.controllers.nvme.structures import Command, Completion
 from drivebay.disk.buffers import cut, scatter
+from drivebay.lab.dialects.nvme import VOCABULARY, WIDTHS, describe_command
 from drivebay.lab.faults import Faults, Live
 from drivebay.lab.rules import (
     ENABLE,
@@ -29,41 +29,14 @@ from drivebay.lab.rules import (
     Rewrite,
     Rule,
     Subject,
-    Vocabulary,
 )
 from drivebay.platform.observer import Dropped
 from drivebay.suspend import sleep
 
 __all__ = ["NVME", "NvmeFaults"]
 
-RANGED: Final = frozenset(
-    {
-        NvmOpcode.READ,
-        NvmOpcode.WRITE,
-        NvmOpcode.COMPARE,
-        NvmOpcode.WRITE_ZEROES,
-        NvmOpcode.WRITE_UNCORRECTABLE,
-        NvmOpcode.VERIFY,
-    }
-)
-"""I/O commands that name one range of blocks."""
-DIRECTIONS: Final = {1: Direction.WRITE, 2: Direction.READ}
-"""Bits 1:0 of an opcode (Base 2.0 figure 86)."""
 IDENTIFY_SIZE: Final = 4096
-WIDTHS: Final = {
-    **dict.fromkeys(("opcode", "flags"), 8),
-    **dict.fromkeys(("nlb",), 16),
-    **dict.fromkeys(("nsid", "cdw2", "cdw3", *(f"cdw{n}" for n in range(10, 16))), 32),
-    **dict.fromkeys(("mptr", "prp1", "prp2", "slba"), 64),
-}
-"""Fields of a command, and their bits."""
-NVME: Final = Vocabulary(
-    groups=frozenset({"ADMIN", "IO"}),
-    commands=frozenset({*AdminOpcode.__members__, *NvmOpcode.__members__, ENABLE}),
-    statuses=frozenset(Status.__members__) - {"SUCCESS"},
-    fields=frozenset(WIDTHS),
-    results=frozenset({"dw0"}),
-)
+NVME: Final = VOCABULARY
 
 
 class NvmeFaults:
@@ -102,7 +75,7 @@ class NvmeFaults:
     async def command(self, sqid: int, command: Command) -> Command:
         """Before it acts."""
         namespace = self._namespace(command) if sqid else None
-        subject = self._subject(sqid, command)
+        subject = describe_command(sqid, command, self.name)
         found = self.faults.meet(subject)
         key = sqid, command.cid
         self._after.pop(key, None)  # one that was dropped had the same id
@@ -188,7 +161,7 @@ class NvmeFaults:
         elif isinstance(action, Corrupt):
             if sqid and command.opcode == NvmOpcode.WRITE:
                 await self._corrupt_disk(command, length, action.bits, live.dice)
-            elif DIRECTIONS.get(command.opcode & 3) is Direction.READ:
+            elif describe_command(sqid, command).direction is Direction.READ:
                 _flip(self._controller.buffers(command, length), length, action.bits, live.dice)
 
     async def _corrupt_disk(
@@ -207,23 +180,6 @@ class NvmeFaults:
 
     def _namespace(self, command: Command) -> Namespace | None:
         return self._controller.subsystem.namespaces.get(command.nsid)
-
-    def _subject(self, sqid: int, command: Command) -> Subject:
-        opcode = command.opcode
-        group, names = ("IO", NvmOpcode) if sqid else ("ADMIN", AdminOpcode)
-        known = opcode in names._value2member_map_
-        ranged = sqid and opcode in RANGED
-        return Subject(
-            self.name,
-            names(opcode).name if known else f"{group}-{opcode:#04x}",
-            group,
-            sqid,
-            command.nsid,
-            command.slba if ranged else None,
-            command.nlb if ranged else 0,
-            DIRECTIONS.get(opcode & 3),
-            partial(getattr, command),
-        )
 
     def _length(self, sqid: int, command: Command) -> int:
         """Bytes of its data that may be changed; 0 if it has none."""

@@ -1,7 +1,8 @@
 """Fault rules: which commands are meant, and what becomes of them. No controller is known here.
 
-What a controller has (its commands, the names of its statuses and fields) is a `Vocabulary`; an
-adapter such as `drivebay.lab.nvme` shows its commands as `Subject`s and does what actions say.
+What a controller has (its commands, the names of its statuses and fields) is a `Vocabulary`; a
+module of `drivebay.lab.dialects` shows its commands as `Subject`s, and an adapter such as
+`drivebay.lab.nvme` does what actions say.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ACT_ON_ENABLE",
     "ENABLE",
+    "FLUSH",
+    "IO",
+    "OPCODE",
+    "READ",
+    "WRITE",
     "Action",
     "Corrupt",
     "Delay",
@@ -39,6 +45,11 @@ __all__ = [
 
 ENABLE: Final = "ENABLE"
 """No command, but the host's wish that the controller get ready. Only rules that name it match."""
+IO, READ, WRITE, FLUSH = "IO", "READ", "WRITE", "FLUSH"
+"""Groups that mean the same on every controller: what reaches the medium, and of that what reads
+blocks, writes them, or makes them stable."""
+OPCODE: Final = "OPCODE"
+"""``OPCODE-0x9a`` is a command that has no name, where its number says all."""
 
 
 class Direction(enum.Enum):
@@ -53,13 +64,21 @@ class Vocabulary:
     """What rules for one kind of controller may name, all in capitals as the spec has it."""
 
     groups: frozenset[str]
-    """Sorts of commands, as ``ADMIN``; ``ADMIN-0x9A`` is one that has no name."""
+    """Sorts of commands, as ``IO``."""
+    unnamed: frozenset[str]
+    """What a command without a name is called by: ``ADMIN`` makes ``ADMIN-0x9a``."""
     commands: frozenset[str]
     statuses: frozenset[str]
     fields: frozenset[str]
-    """Of commands, in small letters: what `Match` may ask for, and `Rewrite` may change."""
+    """Of commands, in small letters: what `Match` may ask for."""
+    changes: frozenset[str] = frozenset()
+    """Those that `Rewrite` may change."""
     results: frozenset[str] = frozenset()
     """Of completions: what `Rewrite` may change, too."""
+    place: str = "queue"
+    """What the queue of a command is called, where it is none."""
+    controller: str = "controller"
+    """What such a controller is called."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +87,8 @@ class Subject:
 
     controller: str
     command: str
-    group: str = ""
+    groups: frozenset[str] = frozenset()
+    """What else it is called: a sort of commands, or another name."""
     queue: int = 0
     nsid: int = 0
     lba: int | None = None
@@ -76,11 +96,13 @@ class Subject:
     direction: Direction | None = None
     value: Callable[[str], int] | None = None
     """Gives a field of it."""
+    place: str = "queue"
+    """What `queue` is."""
 
     def __str__(self) -> str:
         parts = [self.controller, self.command]
-        if self.group:
-            parts.append(f"queue {self.queue}")
+        if self.command != ENABLE:
+            parts.append(f"{self.place} {self.queue}")
         if self.nsid:
             parts.append(f"nsid {self.nsid}")
         if self.lba is not None:
@@ -115,7 +137,7 @@ class Match:
     def suits(self, subject: Subject) -> bool:
         """Whether a command is of those, but for time, number and chance."""
         if self.commands:
-            if subject.command not in self.commands and subject.group not in self.commands:
+            if subject.command not in self.commands and not self.commands & subject.groups:
                 return False
         elif subject.command == ENABLE:
             return False
