@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from drivebay.ata.disk import AtaDisk
-from drivebay.cli.ide import native_ide
-from drivebay.controllers.ide import PiixIde
+from drivebay.controllers.ide import PIIX4_NATIVE, PiixIde
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.drivers.arena import Arena
 from drivebay.drivers.ide import IdeDriver
@@ -75,7 +74,7 @@ class Machine:
         self.ram, self.puppet = RamDisk(1 << 20), PuppetDisk(RamDisk(1 << 20))
         self.memory = ClientMemory()
         lines = (Line(lambda _: None), Line(lambda _: None))
-        self.ide = PiixIde(self.memory, lines, native_ide(), switchable=True)
+        self.ide = PiixIde(self.memory, lines, PIIX4_NATIVE, switchable=True)
         self.ide.attach(0, 0, AtaDisk(self.ram, engine))
         self.ide.attach(1, 0, AtaDisk(self.puppet, engine))
         self.server = VfioUserServer(self.ide, self.memory, engine, listen(self.path))

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from drivebay.ata.device import Device
     from drivebay.platform.engine import Engine
     from drivebay.platform.memory import GuestMemory
-    from drivebay.platform.pci import PciIdentity
 
-__all__ = ["KIND", "IdeDrive", "native_ide"]
+__all__ = ["KIND", "IdeDrive"]
 
 IDE_FLAGS: Final = ("p", "s", "0", "1", *DRIVE_FLAGS)
 IDE_KEYS: Final = DRIVE_KEYS
@@ -99,26 +98,13 @@ def _taken(drive: IdeDrive, placed: Mapping[tuple[int, int], IdeDrive]) -> CliEr
     return taken(drive, places, (placed[spot] for spot in wanted), free)
 
 
-def native_ide() -> PciIdentity:
-    """A PIIX4 whose channels come up in native mode, as no function over vfio-user has ports 0x1F0
-    and 0x170: Linux gives an IDE function its BARs only if it says so when it is found. The chip
-    could not, but its drivers never ask the chip: `ata_piix` looks at the programming interface and
-    works native channels as any other, with DMA, where `ata_generic` would leave an Intel function
-    alone, and any unknown one in PIO. SeaBIOS knows no chips and takes what the programming
-    interface says.
-    """
-    from drivebay.platform.pci import PciIdentity
-
-    return PciIdentity(0x8086, 0x7111, 0x010185, revision=1)
-
-
 def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> Built:
     """The function with its drives."""
-    from drivebay.controllers.ide import PiixIde
+    from drivebay.controllers.ide import PIIX4_NATIVE, PiixIde
     from drivebay.platform.interrupts import Line
 
     nowhere = (Line(lambda _level: None), Line(lambda _level: None))  # they are of compatibility
-    piix = PiixIde(memory, nowhere, native_ide(), switchable=True)
+    piix = PiixIde(memory, nowhere, PIIX4_NATIVE, switchable=True)
 
     def attach(drive: IdeDrive, device: Device) -> None:
         piix.attach(*drive.place, device)

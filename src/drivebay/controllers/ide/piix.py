@@ -16,12 +16,19 @@ from drivebay.platform.pci import Bar, BarKind, Header, PciFunction, PciIdentity
 from drivebay.platform.ports import PortRegion, PortSpace
 from drivebay.wire import Access
 
-__all__ = ["LEGACY_PORTS", "PIIX3", "PIIX4", "LegacyPorts", "PiixIde"]
+__all__ = ["LEGACY_PORTS", "PIIX3", "PIIX4", "PIIX4_NATIVE", "LegacyPorts", "PiixIde"]
 
 SWITCHABLE: Final = 0x0A  # each channel's mode can be chosen,
 NATIVE: Final = (0x01, 0x04)  # by these bits
 PIIX3: Final = PciIdentity(0x8086, 0x7010, 0x010180)
 PIIX4: Final = PciIdentity(0x8086, 0x7111, 0x010180, revision=1)
+PIIX4_NATIVE: Final = PciIdentity(0x8086, 0x7111, 0x010185, revision=1)
+"""A PIIX4 whose channels come up in native mode, as no function over vfio-user has ports 0x1F0 and
+0x170: Linux gives an IDE function its BARs only if it says so when it is found. The chip could not,
+but its drivers never ask the chip: `ata_piix` looks at the programming interface and works native
+channels as any other, with DMA, where `ata_generic` would leave an Intel function alone, and any
+unknown one in PIO. SeaBIOS knows no chips and takes what the programming interface says.
+"""
 
 DECODE: Final = int(IdeTiming.DecodeEnable)
 MANUFACTURER_ID: Final = 0x0F30
