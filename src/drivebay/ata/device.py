@@ -134,6 +134,7 @@ class Device:
         self._abandoned = False
         self._reset: Reset | None = None
         self._held_in_reset = False
+        self.held = self._kept = False  # no command begins; one that has come waits
         self._sign()
 
     # -- what subclasses say ---------------------------------------------------------------------
@@ -157,7 +158,7 @@ class Device:
     @property
     def busy(self) -> bool:
         """Whether a command or a reset is under way."""
-        return self.phase is not Phase.IDLE or self._reset is not None
+        return self.phase is not Phase.IDLE or self._reset is not None or self._kept
 
     def execute(self) -> None:
         """The Command register was written: begin what the task file says.
@@ -167,10 +168,22 @@ class Device:
         if self.busy:
             guest_log.warning("ata: %s while busy: ignored", name_of(self.taskfile.command))
             return
+        if self.held:
+            self._kept = True
+            self.status = self.ready | BSY
+            return
         self.issued, self.since = self.taskfile.copy(), self.engine.now
         if self.tap is not None:
             self.tap.began(0, UNQUEUED, self.issued)
         self._begin(partial(self.parse, self.taskfile))
+
+    def hold(self, held: bool) -> None:
+        """While it is held no command begins: one that comes is busy until it is let go."""
+        self.held = held
+        if self._kept and not held:
+            self._kept = False
+            self.status = self.ready
+            self.execute()
 
     def _begin(self, parse: Callable[[], Command]) -> None:
         """Parse a command and enter its first phase."""
@@ -393,7 +406,7 @@ class Device:
         """The wire moves no more of a DMA command's data: the command ends without a word, as soon
         as the disk can be called back.
         """
-        if self.phase is Phase.DMA:
+        if self.phase is Phase.DMA or self._kept:
             self._give_up()
         elif self.phase is Phase.MOVE:
             self._abandoned = True
@@ -401,7 +414,7 @@ class Device:
                 self._task.cancel()
 
     def _give_up(self) -> None:
-        self._abandoned = False
+        self._abandoned = self._kept = False
         self._command = None
         self.phase = Phase.IDLE
         self.status = self.ready
@@ -455,7 +468,7 @@ class Device:
 
     def _forget(self) -> None:
         """There is no command under way, and no data for the host."""
-        self._abandoned = False
+        self._abandoned = self._kept = False
         self._command = None
         self.phase = Phase.IDLE
         self.block, self.position = memoryview(b""), 0
@@ -497,6 +510,7 @@ class Device:
             "block": len(self.block),
             "position": self.position,
             "abandoned": self._abandoned,
+            "kept": self._kept,
             "reset": None if self._reset is None else int(self._reset),
             "held": self._held_in_reset,
         }
@@ -527,6 +541,7 @@ class Device:
         self.block = self._buffer[self._shown - state["block"] : self._shown]
         self._reset = None if state["reset"] is None else Reset(state["reset"])
         self._held_in_reset, self._abandoned = state["held"], state["abandoned"]
+        self._kept = state["kept"]
 
     def save_command(self) -> dict[str, Any]:
         """What besides the issued task file makes the command under way."""
@@ -544,7 +559,7 @@ class Device:
         elif self._abandoned:
             self._give_up()
         elif command is None:
-            return
+            self.hold(self.held)
         elif self.phase is Phase.FILL:
             self._fill()
         elif self.phase is Phase.STORE:

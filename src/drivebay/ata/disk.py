@@ -230,7 +230,8 @@ class AtaDisk(Device):
         """Begin a command, unless the drive sleeps."""
         if self.settings.power == Power.SLEEP:
             return
-        if self.sata is None or self.busy or not self.queue.takes(self.taskfile):
+        own = self.sata is None or self.busy or self.held
+        if own or not self.queue.takes(self.taskfile):
             super().execute()
 
     def parse(self, taskfile: TaskFile) -> Command:

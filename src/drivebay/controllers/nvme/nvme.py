@@ -91,6 +91,10 @@ class Nvme(PciFunction):
         """Whether no command is under way."""
         return self.controller.at_rest
 
+    def hold(self, held: bool) -> None:
+        """While it is held no command is taken: those that come are there when it is let go."""
+        self.controller.worker.hold(held)
+
     def reset(self) -> None:
         """Power on, or a function level reset."""
         self.controller.reset()

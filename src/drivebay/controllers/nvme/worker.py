@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from drivebay.controllers.nvme.arbitration import one_round
-from drivebay.controllers.nvme.observer import Observer
+from drivebay.controllers.nvme.observer import Escort, Observer
 from drivebay.controllers.nvme.opcodes import Fuse, NvmOpcode, Psdt
 from drivebay.controllers.nvme.queues import CompletionQueue, Row, SubmissionQueue
 from drivebay.controllers.nvme.status import Refused, Status, status_name, status_of
@@ -64,7 +64,7 @@ class Worker:
         self.observer: Observer | None = None
         self.tap: Tap | None = None
         """Shown the row of a command, and DW0 and status field of its completion."""
-        self._kicked = self._publishing = False
+        self._kicked = self._publishing = self._held = False
 
     # -- taking turns ----------------------------------------------------------------------------
 
@@ -74,11 +74,16 @@ class Worker:
             self._kicked = True
             self._engine.at_end_of_turn(self._work)
 
+    def hold(self, held: bool) -> None:
+        """While it is held no command is taken: doorbells say what there is when it is let go."""
+        self._held = held
+        self.kick()
+
     def _work(self) -> None:
         self._kicked = False
         controller = self._controller
         left = BATCH
-        while controller.working:
+        while controller.working and not self._held:
             queues = controller.live_sqs
             if controller.shadows:
                 for queue in queues:
@@ -220,8 +225,9 @@ class Worker:
         sq.rows[cid] = row
         value, failed = None, None
         try:
-            if self.observer is not None:
-                outcome: Outcome = self._observed(self.observer, sq, command)
+            escort = self.observer and self.observer.command(sq.id, cid, command)
+            if escort is not None:
+                outcome: Outcome = self._escorted(escort, sq, row)
             else:
                 outcome = self._act(sq, command)
             if isinstance(outcome, int):
@@ -271,26 +277,30 @@ class Worker:
             raise Refused(Status.ABORTED_MISSING_FUSED, "its first was not before it")
         return None
 
-    async def _observed(
-        self, observer: Observer, sq: SubmissionQueue, command: Command
-    ) -> Completion | int:
-        """The same, with somebody looking on."""
-        row = sq.rows[command.cid]
+    async def _escorted(self, escort: Escort, sq: SubmissionQueue, row: Row) -> Completion | int:
+        """The same, with somebody meddling."""
+        cid, dw0, status = row[2], 0, 0
         try:
-            command = replace(await observer.command(sq.id, command), cid=command.cid)
+            acts = await escort.before()
             if sq.dead:  # it was held over a reset, and let go too late to be given up
                 return HELD
-            outcome = self._act(sq, command)
-            dw0 = outcome if isinstance(outcome, int) else await outcome or 0
-            if dw0 == HELD:
-                return HELD
-            status = 0
+            if acts:
+                outcome = self._act(sq, replace(escort.command, cid=cid))
+                dw0 = outcome if isinstance(outcome, int) else await outcome or 0
+                if dw0 == HELD:
+                    return HELD
         except (Cancelled, Dropped):
             raise
         except Exception as error:
             dw0, status = 0, self.failure(sq, row, error)
-        completion = Completion(dw0, 0, 0, sq.id, command.cid, status << 1)
-        return await observer.completion(sq.id, command, completion)
+        completion = await escort.after(Completion(dw0, 0, 0, sq.id, cid, status << 1))
+        if escort.twice and not sq.dead:
+            self.complete(sq, cid, completion.dw0, completion.status >> 1)
+        if escort.quiet and sq.cq.interrupts:
+            sq.cq.interrupts = False
+            # The turn ends first, and with it the batch.
+            self._engine.later(partial(setattr, sq.cq, "interrupts", True))
+        return completion
 
     # -- finishing -------------------------------------------------------------------------------
 

@@ -63,6 +63,7 @@ class RingDevice:
         self._transport: Transport | None = None
         self._runners: dict[int, Runner] = {}
         self._stopping: dict[int, Runner] = {}
+        self._held = False
         self._guest_log, self._bug_log = RationedLog(log), RationedLog(log)
 
     def attach(self, transport: Transport | None) -> None:
@@ -82,8 +83,16 @@ class RingDevice:
         queue = kind(setup, event_idx=bool(self._features & mask(RingFeature.EVENT_IDX)))
         broken = partial(self._broken, index)
         runner = Runner(self._engine, queue, self.server_of(index), broken, index)
+        runner.held = self._held
         self._runners[index] = runner
         self.kick(index)
+
+    def hold(self, held: bool) -> None:
+        """While it is held no request is taken, from whatever queue."""
+        self._held = held
+        for runner in self._runners.values():
+            runner.held = held
+            runner.drain()
 
     def kick(self, index: int) -> None:
         """The driver says that there is work in a queue."""

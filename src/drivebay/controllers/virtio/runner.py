@@ -52,13 +52,15 @@ class Runner:
         queue.held = self._tasks
         self._draining = self._publishing = self._closed = self._going_on = False
         self._asleep = False  # while its ring is in no memory
+        self.held = False
+        """Nothing is taken for now: it is there for `drain` later."""
         self._stopped: Stopped | None = None
 
     # -- serving ---------------------------------------------------------------------------------
 
     def drain(self) -> None:
         """Serve what the driver has made available: at most a ring full, then let others run."""
-        if self._closed or self._draining or self._asleep:
+        if self._closed or self._draining or self._asleep or self.held:
             return
         queue, serve = self.queue, self._serve
         done: list[int] = []
