@@ -10,16 +10,17 @@
     3F0, 3F7     floppy controller, IRQ 6      0, 81, C0    DMA, channel 2 is the floppy's
 
 PCI 00:00.0 is the host bridge, 00:01.0 the ISA bridge, 00:01.1 is for the IDE function (`bus.plug`)
-and 00:01.3 power management. Time is virtual.
+and 00:01.3 power management. Time is virtual unless asked otherwise.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from typing import Final
 
 from drivebay.controllers.floppy import DriveType, FloppyController, FloppyDrive, map_floppy
-from drivebay.machines.chips.clock import Clock
+from drivebay.machines.chips.clock import Clock, WallClock
 from drivebay.machines.chips.fw_cfg import FwCfg
 from drivebay.machines.chips.i440fx import I440fx
 from drivebay.machines.chips.i8042 import I8042
@@ -57,8 +58,9 @@ class Pc(Board):
     """`ram_size` bytes of RAM (a multiple of 64 KiB, from 1 MiB to 2 GiB) and the chips.
 
     `serial` takes what the guest sends to the serial port, `debug` what it writes to port 0x402 or
-    0xE9. With `lenient_floppy` the floppy controller is as QEMU's. Raises `ValueError` on a size of
-    RAM that cannot be.
+    0xE9. With `lenient_floppy` the floppy controller is as QEMU's. With `wall_clock` time is real:
+    for hosts that have interrupt controllers and a timer of their own. Raises `ValueError` on a
+    size of RAM that cannot be.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Pc(Board):
         serial: Output = lambda _data: None,
         debug: Output = lambda _data: None,
         lenient_floppy: bool = False,
+        wall_clock: bool = False,
     ) -> None:
         if not MIB <= ram_size <= 2 << 30 or ram_size & 0xFFFF:
             raise ValueError(f"{ram_size} bytes of RAM: from 1 MiB to 2 GiB, in units of 64 KiB")
@@ -78,7 +81,8 @@ class Pc(Board):
         self.ram_size = ram_size
         self.firmware = firmware
         if firmware:
-            rom = memoryview(bytearray(-len(firmware) & 0xFFF) + firmware)
+            rom = memoryview(mmap.mmap(-1, len(firmware) + (-len(firmware) & 0xFFF)))
+            rom[-len(firmware) :] = firmware
             memory.replace([*memory.regions, Region(FOUR_GIB - len(rom), rom)])
         self.exit_status: int | None = None
         """What the guest wrote to the exit port, 0 if it switched the machine off; None before."""
@@ -86,7 +90,7 @@ class Pc(Board):
         """Whether the interrupt controllers interrupt the CPU."""
         self.on_interrupt_request: Callable[[], None] = lambda: None
         """Called when they begin to."""
-        self.clock = Clock()
+        self.clock = WallClock() if wall_clock else Clock()
         self.pic = PicPair(self._request)
         self.interrupt = self.pic.set_input
         self._put_chips(serial, debug)

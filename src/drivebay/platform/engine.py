@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import math
 import os
 import select
 import threading
@@ -311,6 +312,21 @@ class Engine:
             callbacks, self._end_of_turn = self._end_of_turn, []
             for callback in callbacks:
                 self._call(callback)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when a turn has something to do, but for what `due` tells:
+        for who waits in one thread and takes turns in several, one at a time.
+        """
+        return self._epoll.fileno()
+
+    @property
+    def due(self) -> float:
+        """When a turn has something to do, by `now`: 0 if it has already, infinite if never, as far
+        as no descriptor becomes readable.
+        """
+        if self._end_of_turn or self._posted:
+            return 0.0
+        return self._timers[0][0] if self._timers else math.inf
 
     @property
     def has_more_to_do(self) -> bool:

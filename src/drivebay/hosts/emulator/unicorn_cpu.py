@@ -13,7 +13,6 @@ instruction again that it was stopped in. So runs are the same each time, as far
 from __future__ import annotations
 
 import ctypes
-import enum
 import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -32,6 +31,7 @@ from unicorn import (
 )
 from unicorn import x86_const as x86
 
+from drivebay.hosts.cpu import CpuError, End
 from drivebay.hosts.emulator.emulator import Emulator
 from drivebay.platform.board import Board
 from drivebay.platform.memory import GuestMemoryFault
@@ -50,19 +50,6 @@ INSTRUCTION_NS, ACCESS_NS = 1, 1000
 IDLE_SECONDS: Final = 0.001
 MARK: Final = 0x5EED_0DD5_1CE5
 STATE_BYTES: Final = 2048  # of unicorn's own, which has more
-
-
-class CpuError(Exception):
-    """The guest did what this CPU cannot do; the message says where."""
-
-
-class End(enum.Enum):
-    """Why a run ended."""
-
-    EXITED = "exited"  # the machine has an exit status
-    HALTED = "halted"  # a halt from which nothing wakes it
-    TIMEOUT = "timeout"
-    STOPPED = "stopped"  # the caller's condition holds
 
 
 class _Cpu:

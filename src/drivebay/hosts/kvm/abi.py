@@ -112,10 +112,10 @@ class RunHead(Struct, size=32):
 
 
 class IoExit(Struct, size=16):
-    """IN and OUT: `count` items of `size` bytes are at `data_offset` of the whole."""
+    """IN and OUT: `count` items of `width` bytes are at `data_offset` of the whole."""
 
     direction: U8  # 1: OUT
-    size: U8
+    width: U8  # the header calls it size
     port: U16
     count: U32
     data_offset: U64

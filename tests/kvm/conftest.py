@@ -1,0 +1,37 @@
+"""A PC on KVM. Where there is none, the tests say so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from drivebay.hosts.cpu import CpuError
+from drivebay.hosts.kvm.host import KvmHost
+from drivebay.hosts.kvm.vm import Kvm
+from drivebay.platform.engine import Engine
+from tests.emulator.conftest import Machine, commands, seabios
+from tests.fixtures import engine_without_threads as engine
+
+__all__ = ["commands", "engine", "kvm", "machine", "seabios"]  # fixtures
+
+
+@pytest.fixture(scope="session")
+def kvm() -> None:
+    """There is a KVM that can be used."""
+    try:
+        Kvm().close()
+    except CpuError as error:
+        pytest.skip(f"NOT TESTED, as this machine has no KVM: {error}")
+
+
+@pytest.fixture
+def machine(kvm: None, engine: Engine, seabios: bytes) -> Iterator[Machine]:
+    hosts: list[KvmHost] = []
+
+    def cpu(pc: object) -> KvmHost:
+        hosts.append(KvmHost(pc))
+        return hosts[0]
+
+    yield Machine(engine, seabios, cpu, wall_clock=True)
+    hosts[0].close()
