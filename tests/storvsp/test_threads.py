@@ -35,9 +35,12 @@ def running(bench: Bench) -> Iterator[VmbusDriver]:
         assert came.wait(20), "an interrupt was lost"
         came.clear()
 
+    def signal(connection: int) -> None:
+        bus.signal(connection)
+
     guest = VmbusDriver(
         lambda message: engine.later(lambda: bus.message(message)),
-        lambda connection: engine.later(lambda: bus.signal(connection)),
+        lambda connection: engine.later(lambda: signal(connection)),
         wait,
     )
 

@@ -98,6 +98,8 @@ class VmBus:
         self._memory, self._send, self._interrupt = memory, send, interrupt
         self.version = 0
         """As agreed with the guest; 0 without contact."""
+        self.target_vp = 0
+        """The processor that messages go to, as the guest has said at contact."""
         self._asked = False
         self._offered: dict[int, _Offered] = {}
         self._gpadls: dict[int, _Gpadl] = {}
@@ -162,11 +164,13 @@ class VmBus:
         except (GuestMistake, struct.error) as error:
             guest_log.warning("vmbus: %s", error)
 
-    def signal(self, connection_id: int) -> None:
-        """The guest has signalled a channel."""
+    def signal(self, connection_id: int) -> bool:
+        """The guest has signalled a channel. False if none is open there."""
         offered = self._offered.get(connection_id - CONNECTIONS)
-        if offered is not None and offered.opened is not None and not offered.closing:
-            offered.channel.signal()
+        if offered is None or offered.opened is None or offered.closing:
+            return False
+        offered.channel.signal()
+        return True
 
     def reset(self, ended: Callable[[], None]) -> None:
         """Forget the guest. `ended` is called when nothing touches its memory any more."""
@@ -205,6 +209,7 @@ class VmBus:
 
         def respond() -> None:
             self.version = asked.version if supported else 0
+            self.target_vp = asked.target_vp
             answer = messages.VersionResponse(supported=supported)
             if supported:
                 answer.message_connection_id = messages.VersionResponse.CONNECTION_ID
@@ -393,6 +398,7 @@ class VmBus:
         """The state as ints, bools, strings, bytes, lists and dicts, when no channel closes."""
         return {
             "version": self.version,
+            "target_vp": self.target_vp,
             "asked": self._asked,
             "channels": [
                 {
@@ -420,6 +426,7 @@ class VmBus:
         """
         channels = {_name(each.channel): each.channel for each in self._all}
         self.version, self._asked = state["version"], state["asked"]
+        self.target_vp = state["target_vp"]
         self._gpadls = {
             n: _Gpadl(channel_id, length, ranges, bytearray(data))
             for n, channel_id, length, ranges, data in state["gpadls"]

@@ -190,6 +190,8 @@ class StorVsc:
             self.ask(Operation.CREATE_SUB_CHANNELS, protocol.SubChannels(sub_channels))
         self.ask(Operation.END_INITIALIZATION)
         if sub_channels:
+            offered = self.channel.offer
+            self.bus.wait_until(lambda: len(self.bus.sub_channels(offered)) == sub_channels)
             self.open_sub_channels()
 
     def open_sub_channels(self) -> None:

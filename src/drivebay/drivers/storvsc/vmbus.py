@@ -40,7 +40,7 @@ class VmbusDriver:
     def __init__(
         self,
         post: Callable[[bytes], None],
-        signal: Callable[[int], None],
+        signal: Callable[[int], object],
         poll: Callable[[], object],
     ) -> None:
         self.signal, self.poll = signal, poll
@@ -57,6 +57,7 @@ class VmbusDriver:
         if kind == MessageType.OFFER_CHANNEL:
             offer = messages.OfferChannel.unpack(message)
             self.offers[offer.channel_id] = offer
+            self.rescinded.discard(offer.channel_id)
         elif kind == MessageType.RESCIND_CHANNEL_OFFER:
             self.rescinded.add(messages.RescindOffer.unpack(message).channel_id)
         else:
