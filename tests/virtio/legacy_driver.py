@@ -36,6 +36,9 @@ class LegacyVirtioBlk(VirtioBlk):
             return self._space.read(self._base + LEGACY_REGISTERS[register], 4)
         return super().get(register)
 
+    def _find(self) -> None:
+        """Whatever its version is."""
+
     def _initialise(self, wanted: int, queue_size: int | None) -> None:
         self.reset()
         self._add_status(DeviceStatus.ACKNOWLEDGE)

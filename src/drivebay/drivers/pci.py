@@ -12,15 +12,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple, Protocol
 
-from drivebay.platform.pci import Command, ConfigAddress, Header
+from drivebay.platform.pci import BarKind, Command, ConfigAddress, Header
 from drivebay.platform.ports import Hold
 
-__all__ = ["PciAddress", "PciConfig", "Ports"]
+__all__ = ["Mmio", "PciAddress", "PciConfig", "Ports"]
 
 ADDRESS_PORT: Final = 0xCF8
 DATA_PORT: Final = 0xCFC
 NOBODY: Final = 0xFFFF
 MULTIFUNCTION: Final = 0x80
+NUMBER_OF_BARS: Final = 6
+ALL_ONES: Final = 0xFFFFFFFF
+IO_FLAGS, MEMORY_FLAGS, PREFETCHABLE = 0x3, 0xF, 0x8
 
 
 class Ports(Protocol):
@@ -37,6 +40,16 @@ class Ports(Protocol):
 
     def write_string(self, port: int, width: int, data: memoryview) -> None:
         """REP OUTS."""
+
+
+class Mmio(Protocol):
+    """Loads and stores: a `MmioSpace`, or whatever stands before one."""
+
+    def read(self, address: int, width: int) -> int:
+        """A load."""
+
+    def write(self, address: int, width: int, value: int) -> None:
+        """A store."""
 
 
 class PciAddress(NamedTuple):
@@ -93,3 +106,29 @@ class PciConfig:
         command = self.read(at, Header.Command.offset, 2)
         command |= Command.IOSpace | Command.MemorySpace | Command.BusMaster
         self.write(at, Header.Command.offset, 2, command)
+
+    def place(self, at: PciAddress, ports: int, memory: int) -> None:
+        """Put every BAR somewhere from `ports` and `memory` on, and let the function decode them:
+        what firmware has done before a driver comes (section 6.2.5.1).
+        """
+        number = 0
+        while number < NUMBER_OF_BARS:
+            offset = Header.BAR0.offset + 4 * number
+            self.write(at, offset, 4, ALL_ONES)
+            sized = self.read(at, offset, 4)
+            if sized & BarKind.IO:
+                size = -(sized & ~IO_FLAGS) & 0xFFFF
+                address = -(-ports // size) * size
+                ports = address + size
+                self.write(at, offset, 4, address)
+            elif size := -(sized & ~MEMORY_FLAGS) & ALL_ONES:
+                address = -(-memory // size) * size
+                memory = address + size
+                self.write(at, offset, 4, address)
+            number += 2 if sized & MEMORY_FLAGS & ~PREFETCHABLE == BarKind.MEMORY64 else 1
+        self.enable(at)
+
+    def address(self, at: PciAddress, bar: int) -> int:
+        """Where a 32-bit BAR is."""
+        value = self.read(at, Header.BAR0.offset + 4 * bar, 4)
+        return value & ~(IO_FLAGS if value & BarKind.IO else MEMORY_FLAGS)

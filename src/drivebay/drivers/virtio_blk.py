@@ -1,4 +1,4 @@
-"""A driver for the virtio block device over MMIO: what a guest does, step by step.
+"""A driver for the virtio block device, over MMIO or PCI: what a guest does, step by step.
 
 It initialises the device as virtio 1.2 section 3.1 says, works it through registers and rings only,
 and reads and writes whole requests, or hands out tokens for many at once::
@@ -22,16 +22,18 @@ from drivebay.controllers.virtio.registers import (
     Segment,
 )
 from drivebay.drivers.arena import Arena
-from drivebay.drivers.virtio_mmio import (
+from drivebay.drivers.virtio_driver import (
     ALL_FEATURES,
     DeviceError,
-    MmioDriver,
     Offered,
+    RegisterDriver,
     RingDriver,
 )
+from drivebay.drivers.virtio_mmio import MmioDriver
+from drivebay.drivers.virtio_pci import PciDriver
 from drivebay.drivers.virtio_ring import Buffer
 
-__all__ = ["ALL_FEATURES", "BlockDriver", "DeviceError", "Pending", "VirtioBlk"]
+__all__ = ["ALL_FEATURES", "BlockDriver", "DeviceError", "Pending", "VirtioBlk", "VirtioBlkPci"]
 
 
 class Pending(Offered):
@@ -139,12 +141,7 @@ class BlockDriver(RingDriver):
         self.request(kind, data=b"".join(segment.pack() for segment in segments))
 
 
-class VirtioBlk(MmioDriver, BlockDriver):
-    """The device at `base` of `space`, with its rings and buffers in `arena`.
-
-    Raises `DeviceError` if there is none, or it does not do as it should.
-    """
-
+class _Registers(RegisterDriver, BlockDriver):
     @property
     def config(self) -> BlockConfig:
         """The configuration space."""
@@ -153,3 +150,11 @@ class VirtioBlk(MmioDriver, BlockDriver):
     def queues_of_device(self) -> int:
         """How many there are."""
         return self.config.num_queues if self.has(BlockFeature.MQ) else 1
+
+
+class VirtioBlk(MmioDriver, _Registers):
+    """The device at `base` of `space`, with its rings and buffers in `arena`; see `MmioDriver`."""
+
+
+class VirtioBlkPci(PciDriver, _Registers):
+    """The device that is the PCI function `at`; see `PciDriver`."""

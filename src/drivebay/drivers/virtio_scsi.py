@@ -1,4 +1,4 @@
-"""A driver for the virtio SCSI host over MMIO: what a guest does, step by step.
+"""A driver for the virtio SCSI host, over MMIO or PCI: what a guest does, step by step.
 
 ::
 
@@ -23,10 +23,12 @@ from drivebay.controllers.virtio.scsi_registers import (
     ScsiResponse,
     TaskManagementRequest,
 )
-from drivebay.drivers.virtio_mmio import DeviceError, MmioDriver, Offered
+from drivebay.drivers.virtio_driver import DeviceError, Offered, RegisterDriver
+from drivebay.drivers.virtio_mmio import MmioDriver
+from drivebay.drivers.virtio_pci import PciDriver
 from drivebay.drivers.virtio_ring import Buffer
 
-__all__ = ["Answer", "DeviceError", "PendingCommand", "VirtioScsi"]
+__all__ = ["Answer", "DeviceError", "PendingCommand", "VirtioScsi", "VirtioScsiPci"]
 
 CONTROL, EVENT, REQUESTS = 0, 1, 2
 FLAT: Final = 0x4000
@@ -80,11 +82,8 @@ def lun_field(lun: int, target: int = 0) -> bytes:
     return bytes([1, target]) + (FLAT | lun).to_bytes(2) + bytes(4)
 
 
-class VirtioScsi(MmioDriver):
-    """The device at `base` of `space`, with its rings and buffers in `arena`.
-
-    Raises `DeviceError` if there is none, or it does not do as it should.
-    """
+class ScsiDriver(RegisterDriver):
+    """Commands, task management and events over rings that a transport has set up."""
 
     _free: dict[int, list[int]]
     _events: list[PendingEvent]
@@ -218,3 +217,11 @@ class VirtioScsi(MmioDriver):
         self.collect()
         while self._events and self._events[0].written is not None:
             yield ScsiEvent.unpack(self.memory.view(self._events.pop(0).at, ScsiEvent.size))
+
+
+class VirtioScsi(MmioDriver, ScsiDriver):
+    """The device at `base` of `space`, with its rings and buffers in `arena`; see `MmioDriver`."""
+
+
+class VirtioScsiPci(PciDriver, ScsiDriver):
+    """The device that is the PCI function `at`; see `PciDriver`."""

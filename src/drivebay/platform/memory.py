@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Self
 
 __all__ = ["GuestMemory", "GuestMemoryFault", "Region", "barrier"]
@@ -49,6 +49,7 @@ class GuestMemory:
         guests have one region that matters."""
         self._regions: list[Region] = []
         self._starts: list[int] = []
+        self._watchers: list[Callable[[], object]] = []
         self.replace(regions)
 
     @classmethod
@@ -74,6 +75,12 @@ class GuestMemory:
         self._regions = ordered
         self._starts = [region.address for region in ordered]
         self.window = _NOTHING
+        for changed in self._watchers:
+            changed()
+
+    def on_change(self, changed: Callable[[], object]) -> None:
+        """Call `changed` when memory was laid out anew: for those who keep views."""
+        self._watchers.append(changed)
 
     def view(self, address: int, length: int) -> memoryview:
         """`length` bytes at `address`, in one region. Raises `GuestMemoryFault`."""

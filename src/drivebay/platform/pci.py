@@ -187,6 +187,8 @@ class PciFunction:
     """
 
     registers: ClassVar[type[RegisterMap]] = RegisterMap
+    migratable: ClassVar[bool] = True
+    """Whether `save` and `restore` know all of its state."""
 
     def __init__(
         self,

@@ -41,6 +41,7 @@ class CapabilityId(enum.IntEnum):
 
     POWER_MANAGEMENT = 0x01
     MSI = 0x05
+    VENDOR_SPECIFIC = 0x09
     PCI_EXPRESS = 0x10
     MSIX = 0x11
 

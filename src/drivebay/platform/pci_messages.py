@@ -198,6 +198,8 @@ class MsixCapability(Messages):
         self.pending_offset = table_offset + after if pending_offset is None else pending_offset
         if table_offset % 8 or self.pending_offset % 8 or not 0 <= bar <= 5:
             raise ValueError(f"MSI-X in BAR {bar} at {table_offset:#x}, {self.pending_offset:#x}")
+        self.switched: Callable[[], object] = lambda: None
+        """Called when the guest has enabled or disabled it."""
         self.table = MsixTable(self)
         self.pending_bits = PendingBits(self)
 
@@ -232,6 +234,7 @@ class MsixCapability(Messages):
             self.deliver()
         else:
             self.pending = 0
+        self.switched()
 
     def reset(self) -> None:
         """The table as after power-on; configuration space is the function's to reset."""

@@ -75,13 +75,13 @@ class TransitionalTransport(MmioTransport):
 
     def _pfn(self) -> int:
         """QueuePFN: the page at which the selected ring starts, 0 while there is none."""
-        setup = self._selected()
+        setup = self.selected()
         return self._pfns.get(self._queue_sel, 0) if setup is not None and setup.ready else 0
 
     def _set_pfn(self, value: int) -> None:
         """The ring starts at this page and is ready; 0 takes it back."""
         if not value:
-            self.write_QueueReady(0)
+            self.set_queue_ready(0)
             return
         setup = self._setup()
         if setup is None or not self._page_size:
@@ -92,7 +92,7 @@ class TransitionalTransport(MmioTransport):
         # Flags, index, ring and the used event of section 2.7.7, then up to the next `align`.
         setup.device = -(-(setup.driver + 2 * (setup.size + 3)) // align) * align
         self._pfns[self._queue_sel] = value
-        self.write_QueueReady(1)
+        self.set_queue_ready(1)
 
     # -- without FEATURES_OK (section 3.1.2) -----------------------------------------------------
 

@@ -10,7 +10,7 @@ from drivebay.controllers.virtio.registers import (
     MMIO_VERSION,
     MmioRegisters,
 )
-from drivebay.controllers.virtio.transport import RegisterTransport
+from drivebay.controllers.virtio.transport import RegisterTransport, half
 
 __all__ = ["MMIO_SIZE", "MmioTransport"]
 
@@ -55,3 +55,25 @@ class MmioTransport(RegisterTransport):
         """The driver has seen these."""
         self._interrupts &= ~value
         self.drive_line()
+
+    # -- what all transports have ----------------------------------------------------------------
+
+    read_DeviceFeatures = RegisterTransport.offered
+    write_DeviceFeaturesSel = RegisterTransport.select_offered
+    write_DriverFeatures = RegisterTransport.choose
+    write_DriverFeaturesSel = RegisterTransport.select_chosen
+    write_QueueSel = RegisterTransport.select_queue
+    read_QueueNumMax = RegisterTransport.largest_size
+    write_QueueNum = RegisterTransport.choose_size
+    read_QueueReady = RegisterTransport.queue_ready
+    write_QueueReady = RegisterTransport.set_queue_ready
+    _, write_QueueDescLow = half("descriptors", 0)
+    _, write_QueueDescHigh = half("descriptors", 32)
+    _, write_QueueDriverLow = half("driver", 0)
+    _, write_QueueDriverHigh = half("driver", 32)
+    _, write_QueueDeviceLow = half("device", 0)
+    _, write_QueueDeviceHigh = half("device", 32)
+    write_QueueNotify = RegisterTransport.notify
+    read_ConfigGeneration = RegisterTransport.generation
+    read_Status = RegisterTransport.status
+    write_Status = RegisterTransport.set_status

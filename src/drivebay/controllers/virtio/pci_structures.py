@@ -26,7 +26,9 @@ class Structure(Capability):
     registers: ClassVar[type[RegisterMap]] = PciCapabilityRegisters
     size = 16
 
-    def __init__(self, structure: PciStructure, bar: int = 0, start: int = 0, length: int = 0):
+    def __init__(
+        self, structure: PciStructure, bar: int = 0, start: int = 0, length: int = 0
+    ) -> None:
         super().__init__()
         self._structure, self._bar, self._start, self._length = structure, bar, start, length
 
@@ -97,9 +99,7 @@ class PciAccess(Structure):
         """BAR, offset and width of the access; a width of 0 if it is none."""
         assert self.function is not None
         registers = PciAccessRegisters
-        number, offset, width = map(
-            self.value, (registers.bar, registers.offset, registers.length)
-        )
+        number, offset, width = map(self.value, (registers.bar, registers.offset, registers.length))
         bar = self.function.bars.get(number)
         if bar is None or width not in WIDTHS or offset % width or offset + width > bar.size:
             return number, offset, 0

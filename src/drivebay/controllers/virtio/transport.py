@@ -1,7 +1,7 @@
 """What transports by registers share: features, status, queues as a driver sets them up, resets.
 
-Two put it before drivers in their own way: `mmio` (virtio 1.2 section 4.2) and `pci` (section 4.1).
-Handlers bear the names of MMIO's registers.
+Two put it before drivers, with their own names for the same things: `mmio` (virtio 1.2 section 4.2)
+and `pci` (section 4.1).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from drivebay.platform.memory import GuestMemory
 from drivebay.platform.virtio import Device, DeviceStatus, QueueSetup, RingAddresses, RingError
 from drivebay.wire import RegisterMap
 
-__all__ = ["DRIVER_OK", "RegisterTransport"]
+__all__ = ["CONFIG", "DRIVER_OK", "RegisterTransport", "half"]
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,24 @@ class Setup:
         self.size = size
         self.ready = False
         self.descriptors = self.driver = self.device = 0
+
+
+def half(
+    area: str, shift: int
+) -> tuple[Callable[[RegisterTransport], int], Callable[[RegisterTransport, int], None]]:
+    """What reads and writes half of where the selected queue has an `area`, from bit `shift` on."""
+
+    def read(transport: RegisterTransport) -> int:
+        setup = transport.selected()
+        return 0 if setup is None else getattr(setup, area) >> shift & 0xFFFFFFFF
+
+    def write(transport: RegisterTransport, value: int) -> None:
+        setup = transport.selected()
+        if setup is not None and not setup.ready:
+            kept = getattr(setup, area) & ~(0xFFFFFFFF << shift)
+            setattr(setup, area, kept | value << shift)
+
+    return read, write
 
 
 class RegisterTransport:
@@ -61,6 +79,7 @@ class RegisterTransport:
         self._after_reset: list[Callable[[], None]] = []
         self._clear()
         device.attach(self)
+        memory.on_change(device.remap)
 
     def _clear(self) -> None:
         """The state after a reset (section 4.2.2.1)."""
@@ -101,58 +120,59 @@ class RegisterTransport:
 
     # -- features --------------------------------------------------------------------------------
 
-    def read_DeviceFeatures(self) -> int:
+    def offered(self) -> int:
         """32 of the offered feature bits."""
-        return self._device.features >> 32 * self._device_features_sel & 0xFFFFFFFF
+        return self._device.features >> 32 * min(self._device_features_sel, 2) & 0xFFFFFFFF
 
-    def write_DeviceFeaturesSel(self, value: int) -> None:
+    def select_offered(self, value: int) -> None:
         """Which 32: words from 2 on read zero."""
-        self._device_features_sel = min(value, 2)
+        self._device_features_sel = value
 
-    def write_DriverFeatures(self, value: int) -> None:
+    def choose(self, value: int) -> None:
         """32 of the feature bits the driver chooses; none after FEATURES_OK."""
         if self._status & FEATURES_OK or self._driver_features_sel > 1:
             return
         shift = 32 * self._driver_features_sel
         self._features = self._features & ~(0xFFFFFFFF << shift) | value << shift
 
-    def write_DriverFeaturesSel(self, value: int) -> None:
+    def select_chosen(self, value: int) -> None:
         """Which 32."""
-        self._driver_features_sel = min(value, 2)
+        self._driver_features_sel = value
 
     # -- queues ----------------------------------------------------------------------------------
 
     def _setup(self) -> Setup | None:
         """The selected queue, while the driver may still change it."""
-        setup = self._selected()
+        setup = self.selected()
         return None if setup is None or setup.ready else setup
 
-    def _selected(self) -> Setup | None:
+    def selected(self) -> Setup | None:
+        """The selected queue, if there is such a one."""
         return self._setups[self._queue_sel] if self._queue_sel < len(self._setups) else None
 
-    def write_QueueSel(self, value: int) -> None:
+    def select_queue(self, value: int) -> None:
         """Which queue the next registers are about; one that does not exist is size 0."""
         self._queue_sel = value
 
-    def read_QueueNumMax(self) -> int:
+    def largest_size(self) -> int:
         """Its largest size."""
         sizes = self._device.queue_sizes
         return sizes[self._queue_sel] if self._queue_sel < len(sizes) else 0
 
-    def write_QueueNum(self, value: int) -> None:
+    def choose_size(self, value: int) -> None:
         """Its size; one that is out of range is not taken."""
         setup = self._setup()
-        if setup is not None and 0 < value <= self.read_QueueNumMax():
+        if setup is not None and 0 < value <= self.largest_size():
             setup.size = value
 
-    def read_QueueReady(self) -> int:
+    def queue_ready(self) -> int:
         """Whether the driver has finished setting it up; still 1 while it comes to rest."""
-        setup = self._selected()
+        setup = self.selected()
         return int(setup is not None and setup.ready)
 
-    def write_QueueReady(self, value: int) -> None:
+    def set_queue_ready(self, value: int) -> None:
         """The driver has finished setting it up, or takes it back."""
-        setup = self._selected()
+        setup = self.selected()
         if setup is None or self._resetting:
             return
         if not value & 1:
@@ -162,40 +182,17 @@ class RegisterTransport:
             if self._live():
                 self._start(self._queue_sel)
 
-    def write_QueueNotify(self, value: int) -> None:
+    def notify(self, value: int) -> None:
         """There is work in queue `value`."""
         if value in self._running:
             self._device.kick(value)
 
-    def write_QueueDescLow(self, value: int) -> None:
-        """Address of the descriptor area, low half."""
-        if setup := self._setup():
-            setup.descriptors = setup.descriptors >> 32 << 32 | value
-
-    def write_QueueDescHigh(self, value: int) -> None:
-        """High half."""
-        if setup := self._setup():
-            setup.descriptors = setup.descriptors & 0xFFFFFFFF | value << 32
-
-    def write_QueueDriverLow(self, value: int) -> None:
-        """Address of the driver area, low half."""
-        if setup := self._setup():
-            setup.driver = setup.driver >> 32 << 32 | value
-
-    def write_QueueDriverHigh(self, value: int) -> None:
-        """High half."""
-        if setup := self._setup():
-            setup.driver = setup.driver & 0xFFFFFFFF | value << 32
-
-    def write_QueueDeviceLow(self, value: int) -> None:
-        """Address of the device area, low half."""
-        if setup := self._setup():
-            setup.device = setup.device >> 32 << 32 | value
-
-    def write_QueueDeviceHigh(self, value: int) -> None:
-        """High half."""
-        if setup := self._setup():
-            setup.device = setup.device & 0xFFFFFFFF | value << 32
+    def start_ready(self) -> None:
+        """Start the queues that the driver has set up, if they may run."""
+        if self._live():
+            for index, setup in enumerate(self._setups):
+                if setup.ready:
+                    self._start(index)
 
     def _start(self, index: int) -> None:
         if index in self._running:
@@ -249,7 +246,7 @@ class RegisterTransport:
         if self._status & DRIVER_OK:
             self._interrupt(CONFIG)
 
-    def read_ConfigGeneration(self) -> int:
+    def generation(self) -> int:
         """Changes whenever the configuration space does."""
         return self._generation
 
@@ -261,11 +258,11 @@ class RegisterTransport:
 
     # -- status ----------------------------------------------------------------------------------
 
-    def read_Status(self) -> int:
+    def status(self) -> int:
         """The device status."""
         return self._status
 
-    def write_Status(self, value: int) -> None:
+    def set_status(self, value: int) -> None:
         """The driver sets bits as it goes on, or resets the device with zero."""
         value &= 0xFF
         if value == 0:
@@ -282,9 +279,7 @@ class RegisterTransport:
             if not self._settled():  # section 3.1.1: features come first
                 self.needs_reset()
                 return
-            for index in range(len(self._setups)):
-                if self._setups[index].ready:
-                    self._start(index)
+            self.start_ready()
 
     def _settled(self) -> bool:
         """Whether driver and device have agreed on the features."""
@@ -301,6 +296,11 @@ class RegisterTransport:
         upper feature word.
         """
         return not self._features & ~self._device.features
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no queue runs, and nothing of one that did is in flight."""
+        return not self._running and not self._ending
 
     def reset(self, done: Callable[[], None] | None = None) -> None:
         """Reset the device, as the machine does; `done` is called when nothing is in flight."""
@@ -319,7 +319,7 @@ class RegisterTransport:
         self._look_reset()
 
     def _look_reset(self) -> None:
-        if self._resetting and not self._running and not self._ending:
+        if self._resetting and self.at_rest:
             self._clear()
             self._device.set_features(0)  # it shall forget the driver, too
             waiting, self._after_reset = self._after_reset, []

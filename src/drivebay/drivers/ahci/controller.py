@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from drivebay.controllers.ahci.registers import BOHC, GHC, GenericRegisters
 from drivebay.drivers.ahci.disk import AhciCd, AhciDisk
 from drivebay.drivers.ahci.errors import AhciTimeout
 from drivebay.drivers.ahci.port import AhciPort
 from drivebay.drivers.arena import Arena
+from drivebay.drivers.pci import Mmio
 
-__all__ = ["AhciDriver", "Mmio"]
+__all__ = ["AhciDriver"]
 
 AT: Final = {name: at.offset for name, at in GenericRegisters.registers.items()}
-
-
-class Mmio(Protocol):
-    """Loads and stores: a `MmioSpace`, or whatever stands before one."""
-
-    def read(self, address: int, width: int) -> int:
-        """A load."""
-
-    def write(self, address: int, width: int, value: int) -> None:
-        """A store."""
 
 
 class AhciDriver:

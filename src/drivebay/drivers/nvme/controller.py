@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from drivebay.controllers.nvme.identity import IdentifyController, IdentifyNamespace
 from drivebay.controllers.nvme.opcodes import AdminOpcode, Cns, FeatureId
@@ -24,22 +24,13 @@ from drivebay.drivers.arena import Arena
 from drivebay.drivers.nvme.errors import NvmeError, NvmeTimeout
 from drivebay.drivers.nvme.namespace import NvmeNamespace
 from drivebay.drivers.nvme.queue import DbBuf, QueuePair
+from drivebay.drivers.pci import Mmio
 
-__all__ = ["Mmio", "NvmeDriver"]
+__all__ = ["NvmeDriver"]
 
 REGISTERS: Final = NvmeRegisters.registers
 PAGE: Final = 4096
 ENTRY_SIZES: Final = (6, 4)
-
-
-class Mmio(Protocol):
-    """Loads and stores: a `MmioSpace`, or whatever stands before one."""
-
-    def read(self, address: int, width: int) -> int:
-        """A load."""
-
-    def write(self, address: int, width: int, value: int) -> None:
-        """A store."""
 
 
 class NvmeDriver:

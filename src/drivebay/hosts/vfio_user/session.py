@@ -310,7 +310,8 @@ class Session:
         feature = _unpack(Feature, message, exact=False)
         flags, data = FeatureFlags(feature.flags), message.payload[Feature.size :]
         get, put = bool(flags.GET), bool(flags.SET)
-        if (put and flags.INDEX not in _CAN_SET) or flags.INDEX not in _CAN_GET:
+        known = self._function.migratable and flags.INDEX in (_CAN_SET if put else _CAN_GET)
+        if not known:
             raise Refused(errno.ENOTTY, f"DEVICE_FEATURE {flags.INDEX}")
         if flags.PROBE:
             self._answer(message, message.payload)
