@@ -37,6 +37,7 @@ class Ioctl:
     SET_IDENTITY_MAP_ADDR = 0x4008AE48
     CREATE_IRQCHIP = 0xAE60
     IRQ_LINE = 0x4008AE61
+    GET_IRQCHIP = 0xC208AE62
     CREATE_PIT2 = 0x4040AE77
     ENABLE_CAP = 0x4068AEA3
     SIGNAL_MSI = 0x4020AEA5
@@ -51,6 +52,7 @@ class Ioctl:
     SET_SIGNAL_MASK = 0x4004AE8B
     SET_CPUID2 = 0x4008AE90
     GET_MP_STATE = 0x8004AE98
+    SET_GUEST_DEBUG = 0x4048AE9B
     GET_TSC_KHZ = 0xAEA3
 
 
@@ -183,6 +185,17 @@ class IrqLevel(Struct, size=8):
 
     irq: U32
     level: U32
+
+
+class IrqChip(Struct, size=520):
+    """KVM_GET_IRQCHIP of the first 8259A, as far as it is looked at."""
+
+    chip_id: U32 = 0
+    pad: U32 = 0
+    last_irr: U8 = 0
+    irr: U8 = 0
+    imr: U8 = 0
+    rest: Annotated[bytes, "509s"] = bytes(509)
 
 
 class Msi(Struct, size=32):
@@ -318,6 +331,17 @@ class SignalMask(Struct, size=12):
 
     len: U32
     sigset: U64
+
+
+class GuestDebug(Struct, size=72):
+    """KVM_SET_GUEST_DEBUG."""
+
+    control: U32
+    pad: U32 = 0
+    debugreg: Annotated[bytes, "64s"] = bytes(64)
+
+
+SINGLE_STEP = 3  # in control, with what switches it on
 
 
 class CpuidHead(Struct, size=8):

@@ -211,15 +211,14 @@ class KvmHost:
             self._events.poll(math.ceil(1000 * wait))
 
     def _look(self) -> bool:
-        """Whether the CPUs have been found halted for good; they are asked again if it may be."""
+        """Whether the CPUs have been found halted for good; they are asked again."""
         quiet, self._seen = self._seen == self.exits.total, self.exits.total
         self._looks = self._looks + 1 if quiet and len(self._halted) == self.cpus else 0
         self._halted.clear()
         if self._looks == LOOKS:
             return True
-        if quiet:
-            for vcpu in self._vcpus:
-                vcpu.kick()
+        for vcpu in self._vcpus:
+            vcpu.kick()
         return False
 
     def _wake(self) -> None:
@@ -248,8 +247,7 @@ class KvmHost:
         except OSError as error:
             raise CpuError(report(vcpu, self.board.memory, f"KVM: {error.strerror}")) from error
         if reason is None:
-            if vcpu.halted_for_good():
-                self._halted.add(vcpu.number)
+            self._kicked(vcpu)
             return
         began = time.perf_counter_ns()
         handler = self._handlers.get(reason)
@@ -259,6 +257,14 @@ class KvmHost:
             where = handler(vcpu)
             self._attend()
             self.exits.add(where, time.perf_counter_ns() - began)
+
+    def _kicked(self, vcpu: Vcpu) -> None:
+        if vcpu.interruptible or self._vm is None:
+            return
+        if vcpu.halted_for_good():
+            self._halted.add(vcpu.number)
+        elif self._vm.interrupt_waits():
+            vcpu.let_interrupts_in()
 
     def _is_held(self, vcpu: Vcpu) -> bool:
         """Whether a device keeps the CPU in its OUT: it has been waited for a while."""

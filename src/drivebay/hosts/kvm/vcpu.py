@@ -11,8 +11,11 @@ from collections.abc import Iterable
 from typing import Final
 
 from drivebay.hosts.kvm.abi import (
+    SINGLE_STEP,
     CpuidEntry,
     CpuidHead,
+    Exit,
+    GuestDebug,
     Ioctl,
     Leaf1Ebx,
     MpState,
@@ -34,6 +37,7 @@ IF_FLAG: Final = 13
 PAGE: Final = 4096
 LONGEST_INSTRUCTION: Final = 15
 TOPOLOGY: Final = (0x0B, 0x1F)
+MOST_STEPS: Final = 4000
 HYPERVISOR: Final = 0x4000_0000
 HYPERVISOR_PRESENT: Final = 1 << 31
 
@@ -59,6 +63,9 @@ class Vcpu:
         """What is shared, in items of so many bytes."""
         self._lock = threading.Lock()
         self._thread: int | None = None
+        self._steps = 0
+        """Instructions that it may still do one by one; 0 if it goes on as it likes."""
+        self._was_open = False
 
     def close(self) -> None:
         """The end of it; no thread may be in it."""
@@ -102,21 +109,50 @@ class Vcpu:
 
     def run(self) -> int | None:
         """Execute the guest's instructions; why it came out, or None if it was kicked."""
-        try:
-            fcntl.ioctl(self.fd, Ioctl.RUN)
-        except InterruptedError:
-            signal.sigtimedwait({KICK}, 0)
-            return None
-        except BlockingIOError:  # it waited to be started, and has been
-            return None
-        return self.items[4][EXIT_REASON >> 2]
+        while True:
+            try:
+                fcntl.ioctl(self.fd, Ioctl.RUN)
+            except InterruptedError:
+                signal.sigtimedwait({KICK}, 0)
+                return None
+            except BlockingIOError:  # it waited to be started, and has been
+                return None
+            reason = self.items[4][EXIT_REASON >> 2]
+            if reason != Exit.DEBUG:
+                return reason
+            self._stepped()
+
+    def let_interrupts_in(self) -> None:
+        """Go on in single steps until the guest has had its interrupts on. A KVM that interprets
+        code does a thousand instructions between two looks for interrupts, and so never looks where
+        firmware that waits lets them in: for two or three instructions of a loop (STI; NOP; CLI).
+        """
+        if not self._steps:
+            self._steps, self._was_open = MOST_STEPS, False
+            self._set_debug(SINGLE_STEP)
+
+    def _stepped(self) -> None:
+        is_open = self.interruptible
+        self._steps -= 1
+        if (self._was_open and not is_open) or not self._steps:
+            self._steps = 0
+            self._set_debug(0)
+        self._was_open = is_open
+
+    def _set_debug(self, control: int) -> None:
+        fcntl.ioctl(self.fd, Ioctl.SET_GUEST_DEBUG, GuestDebug(control).pack())
+
+    @property
+    def interruptible(self) -> bool:
+        """Whether interrupts were on when it came out."""
+        return bool(self.page[IF_FLAG])
 
     def halted_for_good(self) -> bool:
         """Whether only another CPU or a reset can wake it."""
         state = fcntl.ioctl(self.fd, Ioctl.GET_MP_STATE, bytes(4))
         number = int.from_bytes(state, "little")
         if number == MpState.HALTED:
-            return not self.page[IF_FLAG]
+            return not self.interruptible
         return number == MpState.UNINITIALIZED
 
     # -- state -----------------------------------------------------------------------------------

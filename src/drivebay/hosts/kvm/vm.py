@@ -18,6 +18,7 @@ from drivebay.hosts.kvm.abi import (
     CpuidHead,
     EnableCap,
     Ioctl,
+    IrqChip,
     IrqLevel,
     Msi,
     MsrFilter,
@@ -42,6 +43,8 @@ TSS: Final = IDENTITY_MAP + 0x1000
 MOST_LEAVES: Final = 256
 FIRST_MSR, MSRS = 0x4000_0000, 0x100
 """Those of hypervisors."""
+
+TIMER: Final = 1 << 0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -150,6 +153,13 @@ class Vm:
     def set_line(self, number: int, level: bool) -> None:
         """Interrupt `number` of both kinds of controllers goes up or down."""
         fcntl.ioctl(self.fd, Ioctl.IRQ_LINE, IrqLevel.layout.pack(number, level))
+
+    def interrupt_waits(self) -> bool:
+        """Whether an interrupt other than the timer's waits for a CPU that lets it in, at the
+        controllers that a PC has had from the beginning.
+        """
+        chip = IrqChip.unpack(fcntl.ioctl(self.fd, Ioctl.GET_IRQCHIP, IrqChip().pack()))
+        return bool(chip.irr & ~chip.imr & ~TIMER)
 
     def signal_msi(self, address: int, data: int) -> None:
         """A message to the local APICs."""
