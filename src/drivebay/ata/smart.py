@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 from drivebay.wire import U8, U16, Struct
 
-__all__ = ["Attribute", "Smart"]
+__all__ = ["NAMES", "Attribute", "Smart"]
 
 SECTOR: Final = 512
 REVISION: Final = 0x10
@@ -79,18 +79,37 @@ class _SelfTest(Struct, size=24):
     vendor: Annotated[bytes, "15s"] = b""
 
 
+NAMES: Final = {
+    "read-error-rate": 0x01,
+    "spin-up-time": 0x03,
+    "start-stop-count": 0x04,
+    "reallocated-sectors": 0x05,
+    "power-on-hours": 0x09,
+    "power-cycles": 0x0C,
+    "airflow-temperature": 0xBE,
+    "temperature": 0xC2,
+    "pending-sectors": 0xC5,
+    "uncorrectable-sectors": 0xC6,
+    "crc-errors": 0xC7,
+    "ssd-life-left": 0xE7,
+}
+"""No standard has them: this is what most drives mean by these numbers."""
+
+
 def _attributes() -> list[Attribute]:
     """What a healthy young drive shows."""
     return [
-        Attribute(0x01, threshold=6, flags=0x000F),  # read error rate
-        Attribute(0x03, threshold=0, flags=0x0003),  # spin-up time
-        Attribute(0x04),  # start/stop count
-        Attribute(0x05, threshold=10, flags=0x0033),  # reallocated sectors
-        Attribute(0x09),  # power-on hours
-        Attribute(0x0C),  # power cycles
-        Attribute(0xBE, value=69, worst=69, raw=31, threshold=50, flags=0x0022),  # airflow
-        Attribute(0xC5, flags=0x0012),  # pending sectors
-        Attribute(0xC6, flags=0x0010),  # uncorrectable sectors
+        Attribute(NAMES["read-error-rate"], threshold=6, flags=0x000F),
+        Attribute(NAMES["spin-up-time"], threshold=0, flags=0x0003),
+        Attribute(NAMES["start-stop-count"]),
+        Attribute(NAMES["reallocated-sectors"], threshold=10, flags=0x0033),
+        Attribute(NAMES["power-on-hours"]),
+        Attribute(NAMES["power-cycles"]),
+        Attribute(
+            NAMES["airflow-temperature"], value=69, worst=69, raw=31, threshold=50, flags=0x0022
+        ),
+        Attribute(NAMES["pending-sectors"], flags=0x0012),
+        Attribute(NAMES["uncorrectable-sectors"], flags=0x0010),
     ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from drivebay.cli.errors import CliError
 from drivebay.cli.kind import ControllerConfig, Served
 from drivebay.disk.spec import Node, parse_attachment
-from drivebay.hosts.control.bay import Bay, Controller
+from drivebay.hosts.control.bay import Bay, Controller, Described
 from drivebay.hosts.control.messages import Refused
 
 if TYPE_CHECKING:
@@ -66,7 +66,25 @@ def _controller(config: ControllerConfig, served: Served) -> Controller:
         statistics=served.statistics or dict,
         add=_adder(config, served) if served.places.hot else None,
         faults=served.faults,
+        parts=served.parts,
+        describe=_describer(config),
+        queues=served.queues,
+        hold=served.hold,
+        at_rest=lambda: all(device.at_rest for device in served.places.devices),
+        saved=served.saved,
+        health=served.health,
     )
+
+
+def _describer(config: ControllerConfig) -> Callable[[int, Any], Described]:
+    """Reads commands by the dialect of the controller, which is imported at the first."""
+
+    def describe(queue: int, command: Any) -> Described:
+        assert config.kind.dialect is not None
+        subject = config.kind.dialect().describe(queue, command, config.id)
+        return Described(subject.command, subject.where)
+
+    return describe
 
 
 def _adder(config: ControllerConfig, served: Served) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from drivebay.cli.drives import Drive, open_drive
 from drivebay.cli.errors import CliError
@@ -16,13 +18,25 @@ if TYPE_CHECKING:
 
     from drivebay.ata.device import Device
     from drivebay.disk.contract import Disk
-    from drivebay.hosts.control.bay import Faults
+    from drivebay.hosts.control.bay import Faults, Health
+    from drivebay.hosts.control.messages import QueueState
     from drivebay.hosts.control.slot import Slot
+    from drivebay.lab.dialects import Dialect
     from drivebay.platform.engine import Engine
     from drivebay.platform.memory import GuestMemory
+    from drivebay.platform.observer import Observed
     from drivebay.platform.pci import PciFunction
 
-__all__ = ["Built", "ata_places", "check_drives", "qemu", "serve_function"]
+__all__ = [
+    "Built",
+    "Inside",
+    "ata_dialect",
+    "ata_hold",
+    "ata_places",
+    "check_drives",
+    "qemu",
+    "serve_function",
+]
 
 AnyDrive = TypeVar("AnyDrive", bound=Drive)
 Built = tuple["PciFunction", Places[Any]]
@@ -41,7 +55,9 @@ def ata_places(
         return open_drive(drive) if drive.passed is None else None
 
     def put(drive: AnyDrive, disk: Disk | None) -> Slot:
+        from drivebay.ata.disk import AtaDisk
         from drivebay.ata.packet import PacketDevice
+        from drivebay.cli.health import SmartHealth
         from drivebay.hosts.control.slot import Slot
         from drivebay.scsi.dvd import Dvd
 
@@ -52,6 +68,7 @@ def ata_places(
             assert disk is not None
             device = drive.device(disk, engine)
         attach(drive, device)
+        device.hold(places.held)
         places.devices.append(device)
 
         def pull() -> Callable[[], bool]:
@@ -66,19 +83,61 @@ def ata_places(
             drive.attachment.disk.text,
             dvd=unit if isinstance(unit, Dvd) else None,
             pull=pull if detach is not None and drive.passed is None else None,
+            part=device,
+            health=SmartHealth(device.smart) if isinstance(device, AtaDisk) else None,
         )
 
     places: Places[AnyDrive] = Places(open_disk, put, name, hot=detach is not None)
     return places
 
 
+def ata_dialect() -> Dialect:
+    """What reads the commands of ATA and ATAPI drives."""
+    from drivebay.lab.dialects import ata
+
+    return ata
+
+
+def ata_hold(_function: PciFunction, places: Places[Any], held: bool) -> None:
+    """Have the drives begin no commands, those that come meanwhile, too; or let go of them."""
+    from drivebay.ata.device import Device
+
+    places.held = held
+    for slot in places.slots.values():
+        if isinstance(slot.part, Device):
+            slot.part.hold(held)
+
+
+def _parts(_function: PciFunction, places: Places[Any]) -> Mapping[str, Observed]:
+    """Each drive takes its own commands."""
+    return {name: slot.part for name, slot in places.slots.items() if slot.part is not None}
+
+
+def _health(_function: PciFunction, places: Places[Any]) -> Mapping[str, Health]:
+    return {name: slot.health for name, slot in places.slots.items() if slot.health is not None}
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What is in a function with its places, for whoever looks; see `Served`."""
+
+    hold: Callable[[Any, Places[Any], bool], None]
+    parts: Callable[[Any, Places[Any]], Mapping[str, Observed]] = _parts
+    health: Callable[[Any, Places[Any]], Mapping[str, Health]] = _health
+    queues: Callable[[Any], Iterable[QueueState]] = lambda _function: ()
+
+
+ATA: Final = Inside(ata_hold)
+
+
 def serve_function(
     build: Callable[[ControllerConfig, GuestMemory, Engine], Built],
     statistics: Callable[[Any], dict[str, int]] | None = None,
     faults: Callable[[Any, ControllerConfig], Faults] | None = None,
+    inside: Inside = ATA,
 ) -> Callable[[ControllerConfig, Engine, socket.socket], Served]:
-    """What serves the functions that `build` makes (see `Kind.serve`), says what one did, and has
-    `faults` go wrong on it.
+    """What serves the functions that `build` makes (see `Kind.serve`), says what one did and what
+    is `inside`, and has `faults` go wrong on it.
     """
 
     def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket) -> Served:
@@ -89,7 +148,17 @@ def serve_function(
         function, places = build(controller, memory, engine)
         server = VfioUserServer(function, memory, engine, listener, owned=False)
         counted = None if statistics is None else lambda: statistics(function)
-        return Served(server, places, counted, faults and faults(function, controller))
+        return Served(
+            server,
+            places,
+            counted,
+            faults and faults(function, controller),
+            parts=partial(inside.parts, function, places),
+            queues=partial(inside.queues, function),
+            hold=partial(inside.hold, function, places),
+            saved=function,
+            health=partial(inside.health, function, places),
+        )
 
     return serve
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from drivebay.cli.drives import DRIVE_FLAGS, DRIVE_KEYS, Drive, check_names, said_of, taken
 from drivebay.cli.errors import CliError
-from drivebay.cli.functions import Built, ata_places, check_drives, qemu, serve_function
+from drivebay.cli.functions import (
+    Built,
+    ata_dialect,
+    ata_places,
+    check_drives,
+    qemu,
+    serve_function,
+)
 from drivebay.cli.kind import ControllerConfig, Kind
 from drivebay.disk.spec import Attachment
 
@@ -121,6 +128,7 @@ KIND: Final = Kind(
     attach=ide_drive,
     place=place,
     serve=serve_function(build),
+    dialect=ata_dialect,
     check=check_drives,
     qemu=qemu,
     disk_flags=IDE_FLAGS,

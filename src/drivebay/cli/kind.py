@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
     from drivebay.cli.places import Places
     from drivebay.hosts.connection import SocketServer
-    from drivebay.hosts.control.bay import Faults
+    from drivebay.hosts.control.bay import Faults, Health, Saved
+    from drivebay.hosts.control.messages import QueueState
+    from drivebay.lab.dialects import Dialect
     from drivebay.lab.rules import Rule, Vocabulary
     from drivebay.platform.engine import Engine
+    from drivebay.platform.observer import Observed
 
 __all__ = ["AtRest", "Attached", "ControllerConfig", "Kind", "Options", "Served", "number"]
 
@@ -54,6 +57,16 @@ class Served:
     """What it has done, where that is counted."""
     faults: Faults | None = None
     """What is to go wrong, where something can."""
+    parts: Callable[[], Mapping[str, Observed]] = dict
+    """What takes commands: by the place of each, or one that has no name."""
+    queues: Callable[[], Iterable[QueueState]] = list
+    """The queues that its guest has made."""
+    hold: Callable[[bool], None] | None = None
+    """Has it take no commands, and let go of it."""
+    saved: Saved | None = None
+    """Its whole state, where it has one."""
+    health: Callable[[], Mapping[str, Health]] = dict
+    """That of its drives by their places, or its own without a name."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,8 @@ class Kind:
     """Raise `CliError` for what a controller cannot do on a socket."""
     vocabulary: Callable[[], Vocabulary] | None = None
     """What fault rules may name, if there are any for it; imported when it is wanted."""
+    dialect: Callable[[], Dialect] | None = None
+    """What reads its commands; imported when it is wanted."""
     shared: bool = True
     """All disks of its option are on one controller, or each has its own."""
     vfio_user: bool = False

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from drivebay.cli.drives import taken
 from drivebay.cli.errors import CliError
-from drivebay.cli.functions import Built, qemu, serve_function
+from drivebay.cli.functions import Built, Inside, qemu, serve_function
 from drivebay.cli.kind import ControllerConfig, Kind, Options, number
 from drivebay.cli.memory import parse_memory
 from drivebay.cli.places import Places
@@ -18,11 +18,14 @@ from drivebay.disk.spec import Attachment
 if TYPE_CHECKING:
     from drivebay.controllers.nvme import Nvme
     from drivebay.disk.contract import Disk
-    from drivebay.hosts.control.bay import Faults
+    from drivebay.hosts.control.bay import Faults, Health
+    from drivebay.hosts.control.messages import QueueState
     from drivebay.hosts.control.slot import Slot
+    from drivebay.lab.dialects import Dialect
     from drivebay.lab.rules import Vocabulary
     from drivebay.platform.engine import Engine
     from drivebay.platform.memory import GuestMemory
+    from drivebay.platform.observer import Observed
 
 __all__ = ["KIND", "NvmeDisk", "NvmeSettings"]
 
@@ -176,6 +179,38 @@ def statistics(nvme: Nvme) -> dict[str, int]:
     return {name.replace("_", "-"): count for name, count in found.items()}
 
 
+def parts(nvme: Nvme, _places: Places[Any]) -> Mapping[str, Observed]:
+    """The controller takes the commands of all namespaces."""
+    return {"": nvme.controller.worker}
+
+
+def queues(nvme: Nvme) -> Iterator[QueueState]:
+    """Its submission and completion queues."""
+    from drivebay.hosts.control.messages import QueueState
+
+    for sq in nvme.controller.live_sqs:
+        yield QueueState(f"sq {sq.id}", sq.state)
+    for cq in nvme.controller.live_cqs:
+        yield QueueState(f"cq {cq.id}", cq.state)
+
+
+def health(nvme: Nvme, _places: Places[Any]) -> Mapping[str, Health]:
+    """The controller's SMART log is of all namespaces."""
+    from drivebay.cli.health import NvmeHealth
+
+    return {"": NvmeHealth(nvme.controller)}
+
+
+def dialect() -> Dialect:
+    """What reads its commands."""
+    from drivebay.lab.dialects import nvme
+
+    return nvme
+
+
+INSIDE: Final = Inside(lambda nvme, _places, held: nvme.hold(held), parts, health, queues)
+
+
 def vocabulary() -> Vocabulary:
     """What fault rules may name."""
     from drivebay.lab.nvme import NVME
@@ -202,7 +237,8 @@ KIND: Final = Kind(
     place=place,
     settings=settings,
     may_be_empty=lambda said: said.spare > 0,
-    serve=serve_function(build, statistics, faults),
+    serve=serve_function(build, statistics, faults, INSIDE),
+    dialect=dialect,
     qemu=qemu,
     vocabulary=vocabulary,
     keys=("queues", "spare"),

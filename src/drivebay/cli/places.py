@@ -43,6 +43,8 @@ class Places(Generic[Wanted]):
         """Who must have ended its commands before the disks are closed."""
         self.opened = ExitStack()
         """Closes what was opened, while that may still turn out to be for nothing."""
+        self.held = False
+        """Who comes takes no commands for now."""
         self._wanted: dict[str, Wanted] = {}
 
     def fill(self, wanted: Iterable[Wanted]) -> Self:

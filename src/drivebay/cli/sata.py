@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from drivebay.cli.drives import DRIVE_FLAGS, DRIVE_KEYS, Drive, check_names, said_of, taken
 from drivebay.cli.errors import CliError
-from drivebay.cli.functions import Built, ata_places, check_drives, qemu, serve_function
+from drivebay.cli.functions import (
+    Built,
+    Inside,
+    ata_dialect,
+    ata_hold,
+    ata_places,
+    check_drives,
+    qemu,
+    serve_function,
+)
 from drivebay.cli.kind import ControllerConfig, Kind
 from drivebay.disk.spec import Attachment
 
 if TYPE_CHECKING:
     from drivebay.ata.device import Device
+    from drivebay.controllers.ahci import Ahci
+    from drivebay.hosts.control.messages import QueueState
     from drivebay.platform.engine import Engine
     from drivebay.platform.memory import GuestMemory
 
@@ -93,6 +104,16 @@ def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> 
     return ahci, places.fill(controller.disks)
 
 
+def queues(ahci: Ahci) -> Iterator[QueueState]:
+    """The command lists of ports with drives."""
+    from drivebay.hosts.control.messages import QueueState
+
+    for port in ahci.hba.ports:
+        if port.drive is not None:
+            state = {"ci": port.ci, "sact": port.sact, "tfd": port.tfd, "is": port.interrupts}
+            yield QueueState(f"port {port.number}", state)
+
+
 KIND: Final = Kind(
     name="ahci",
     form="SPEC[,ro][,port=N][,dvd][,serial=S][,model=M][,firmware=F]"
@@ -100,7 +121,8 @@ KIND: Final = Kind(
     help="A SATA drive on an AHCI controller.",
     attach=sata_drive,
     place=place,
-    serve=serve_function(build),
+    serve=serve_function(build, inside=Inside(ata_hold, queues=queues)),
+    dialect=ata_dialect,
     check=check_drives,
     qemu=qemu,
     disk_flags=SATA_FLAGS,

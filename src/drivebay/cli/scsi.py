@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -11,16 +11,19 @@ from drivebay.cli.drives import check_dvd, taken
 from drivebay.cli.errors import CliError
 from drivebay.cli.kind import ControllerConfig, Kind, Options, Served
 from drivebay.cli.places import Places
-from drivebay.cli.virtio_blk import Rings, chardev, rings
+from drivebay.cli.virtio_blk import Rings, chardev, ring_states, rings
 from drivebay.disk.spec import Attachment
 
 if TYPE_CHECKING:
     import socket
 
     from drivebay.disk.contract import Disk
+    from drivebay.hosts.control.messages import QueueState
     from drivebay.hosts.control.slot import Slot
+    from drivebay.lab.dialects import Dialect
     from drivebay.platform.engine import Engine
     from drivebay.scsi.server import DeviceServer
+    from drivebay.scsi.target import Target
 
 __all__ = ["KIND", "ScsiUnit", "attach", "place"]
 
@@ -122,7 +125,27 @@ def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket)
     places.fill(controller.disks)
     device = ScsiDevice(target, engine, **asdict(said))
     server = VhostUserServer(device, engine, listener, owned=False, config=False)
-    return Served(server, places)
+    return Served(
+        server,
+        places,
+        parts=lambda: {"": target},
+        queues=lambda: [*ring_states(device), *_task_sets(target)],
+        hold=device.hold,
+    )
+
+
+def _task_sets(target: Target) -> Iterator[QueueState]:
+    from drivebay.hosts.control.messages import QueueState
+
+    for lun in target.luns:
+        yield QueueState(f"lun {lun}", target.task_set(lun))
+
+
+def dialect() -> Dialect:
+    """What reads its commands."""
+    from drivebay.lab.dialects import scsi
+
+    return scsi
 
 
 def _server_of(unit: ScsiUnit, disk: Disk, controller: ControllerConfig) -> DeviceServer:
@@ -170,6 +193,7 @@ KIND: Final = Kind(
     place=place,
     settings=rings,
     serve=serve,
+    dialect=dialect,
     qemu=qemu,
     keys=("queues", "queue-size"),
     disk_flags=("ro", "dvd"),

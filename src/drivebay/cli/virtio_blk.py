@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -14,11 +14,14 @@ from drivebay.disk.spec import Attachment
 if TYPE_CHECKING:
     import socket
 
+    from drivebay.controllers.virtio.device import RingDevice
     from drivebay.disk.contract import Disk
+    from drivebay.hosts.control.messages import QueueState
     from drivebay.hosts.control.slot import Slot
+    from drivebay.lab.dialects import Dialect
     from drivebay.platform.engine import Engine
 
-__all__ = ["KIND", "DiskConfig", "Rings", "chardev"]
+__all__ = ["KIND", "DiskConfig", "Rings", "chardev", "ring_states"]
 
 SERIAL_ROOM: Final = 20
 
@@ -84,7 +87,29 @@ def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket)
     places.fill(controller.disks)
     [device] = found
     server = VhostUserServer(device, engine, listener, owned=False)
-    return Served(server, places, device.statistics.as_dict)
+    return Served(
+        server,
+        places,
+        device.statistics.as_dict,
+        parts=lambda: {"": device},
+        queues=lambda: ring_states(device),
+        hold=device.hold,
+    )
+
+
+def ring_states(device: RingDevice) -> Iterator[QueueState]:
+    """The rings that a driver has set up."""
+    from drivebay.hosts.control.messages import QueueState
+
+    for index, state in device.queue_states.items():
+        yield QueueState(f"ring {index}", state)
+
+
+def dialect() -> Dialect:
+    """What reads its requests."""
+    from drivebay.lab.dialects import virtio
+
+    return virtio
 
 
 def chardev(controller: ControllerConfig, socket: str) -> list[str]:
@@ -124,6 +149,7 @@ KIND: Final = Kind(
     place=place,
     settings=rings,
     serve=serve,
+    dialect=dialect,
     qemu=qemu,
     cloud_hypervisor=cloud_hypervisor,
     flags=("packed",),

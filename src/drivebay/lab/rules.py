@@ -99,8 +99,10 @@ class Subject:
     place: str = "queue"
     """What `queue` is."""
 
-    def __str__(self) -> str:
-        parts = [self.controller, self.command]
+    @property
+    def where(self) -> str:
+        """What it is about: its queue, its blocks."""
+        parts = []
         if self.command != ENABLE:
             parts.append(f"{self.place} {self.queue}")
         if self.nsid:
@@ -108,6 +110,9 @@ class Subject:
         if self.lba is not None:
             parts.append(f"lba {self.lba}+{self.count}")
         return " ".join(parts)
+
+    def __str__(self) -> str:
+        return f"{self.controller} {self.command} {self.where}".rstrip()
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ class Health:
         "unreliable",
         "only_readable",
         "power_cycles",
+        "power_on_hours",
         "unsafe_shutdowns",
     )
 
@@ -117,7 +118,7 @@ class Health:
         self.temperature = KELVIN + 38
         self.available_spare, self.spare_threshold, self.percentage_used = 100, 10, 0
         self.unreliable = self.only_readable = False
-        self.power_cycles, self.unsafe_shutdowns = 1, 0
+        self.power_cycles, self.power_on_hours, self.unsafe_shutdowns = 1, 0, 0
 
     @property
     def warning(self) -> CriticalWarning:
@@ -248,6 +249,7 @@ class Logs:
             host_reads=wide(statistics.reads),
             host_writes=wide(statistics.writes),
             power_cycles=wide(health.power_cycles),
+            power_on_hours=wide(health.power_on_hours),
             unsafe_shutdowns=wide(health.unsafe_shutdowns),
             media_errors=wide(statistics.media_errors),
             error_entries=wide(self._error_count),

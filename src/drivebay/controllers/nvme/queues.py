@@ -178,6 +178,17 @@ class SubmissionQueue:
         else:
             callback()
 
+    @property
+    def state(self) -> dict[str, int]:
+        """For a person."""
+        return {
+            "size": self.size,
+            "head": self.head,
+            "tail": self.tail,
+            "cq": self.cq.id,
+            "under-way": len(self.rows),
+        }
+
     def save(self) -> dict[str, Any]:
         """Everything; commands under way are saved as not begun."""
         return {
@@ -276,6 +287,17 @@ class CompletionQueue:
         self.tail, self.phase = tail, phase
         del waiting[: 2 * count]
         return count
+
+    @property
+    def state(self) -> dict[str, int]:
+        """For a person."""
+        return {
+            "size": self.size,
+            "head": self.head,
+            "tail": self.tail,
+            "vector": self.vector,
+            "waiting": len(self.waiting) // 2,
+        }
 
     def save(self) -> dict[str, Any]:
         """Everything."""

@@ -97,6 +97,17 @@ class PackedQueue(Queue):
         return self._offset | (self._used | self._used_wrap << 15) << 16
 
     @property
+    def state(self) -> dict[str, int]:
+        """Where the next available and the next used descriptor are, and their wrap counters."""
+        return {
+            "size": self.size,
+            "available": self._next,
+            "available-wrap": self._next_wrap,
+            "used": self._used,
+            "used-wrap": self._used_wrap,
+        }
+
+    @property
     def _offset(self) -> int:
         return self._next | self._next_wrap << 15
 

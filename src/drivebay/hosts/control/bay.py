@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from drivebay.disk.contract import Disk
 from drivebay.disk.errors import DiskError
-from drivebay.hosts.control.messages import Refused
+from drivebay.hosts.control.messages import QueueState, Refused
 from drivebay.hosts.control.slot import Slot
+from drivebay.platform.observer import Observed
 from drivebay.suspend import sleep
 
-__all__ = ["Bay", "Controller", "Faults"]
+__all__ = ["Bay", "Controller", "Described", "Faults", "Health", "Metrics", "Saved"]
 
 LOOK_AGAIN: Final = 0.005
 """Seconds between two looks at whether a disk is still used."""
@@ -34,6 +35,52 @@ class Faults(Protocol):
         """No rule works any more."""
 
 
+class Health(Protocol):
+    """What a drive says of how it is: numbers by name."""
+
+    def values(self) -> Mapping[str, int]:
+        """As they are."""
+
+    def set(self, text: str) -> None:
+        """Change some: ``NAME=VALUE,...``, or the name of a profile. Raises `Refused`."""
+
+
+class Metrics(Protocol):
+    """Counters and histograms for Prometheus."""
+
+    def start(self, address: str) -> str:
+        """Begin to measure, and let whoever connects to ADDRESS:PORT or PATH read, unless `address`
+        is empty; where that is. Raises `Refused` and `ServerError`.
+        """
+
+    def stop(self) -> None:
+        """Measure no more."""
+
+    def text(self) -> str:
+        """What was measured. Raises `Refused` if nothing is."""
+
+
+class Saved(Protocol):
+    """What can be saved and restored as a whole."""
+
+    def save(self) -> Mapping[str, Any]:
+        """Its state, as plain data."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Become what `save` gave. Raises anything if it cannot."""
+
+
+class Described(NamedTuple):
+    """A command for a person: its name, and what it is about."""
+
+    name: str
+    place: str
+
+
+def _unnamed(_queue: int, _command: Any) -> Described:
+    return Described("command", "")
+
+
 @dataclass(eq=False)
 class Controller:
     """A controller on a socket, with places by name; the one of a controller that has only one has
@@ -52,6 +99,21 @@ class Controller:
 
     faults: Faults | None = None
     """None where there can be none."""
+    parts: Callable[[], Mapping[str, Observed]] = dict
+    """What takes commands: by the place of each, or one that has no name."""
+    describe: Callable[[int, Any], Described] = _unnamed
+    """Reads a command of theirs, with its queue."""
+    queues: Callable[[], Iterable[QueueState]] = list
+    """The queues that its guest has made."""
+    hold: Callable[[bool], None] | None = None
+    """Has it take no commands, and let go of it; None where that cannot be."""
+    at_rest: Callable[[], bool] = lambda: True
+    """Whether nothing that it has taken is under way."""
+    saved: Saved | None = None
+    """Its whole state; None if that is nowhere but in its guest."""
+    health: Callable[[], Mapping[str, Health]] = dict
+    """That of its drives by their places, or its own without a name."""
+    stopped: bool = False
 
     def name(self, slot: str) -> str:
         """What a place of it is called."""
@@ -66,6 +128,7 @@ class Bay:
     ) -> None:
         self.controllers = {controller.id: controller for controller in controllers}
         self.changed = changed
+        self.metrics: Metrics | None = None
         self._leaving: dict[Disk, Callable[[], bool]] = {}
 
     @property
@@ -103,6 +166,19 @@ class Bay:
                 raise Refused(f"there is no disk {name[:80]}", f"in {disk.kind}: {kinds or 'none'}")
             disk = below[int(number)]
         return disk
+
+    def health(self, name: str) -> Health:
+        """That of a controller or a drive. Raises `Refused`."""
+        known = {
+            controller.name(place): health
+            for controller in self.controllers.values()
+            for place, health in controller.health().items()
+        }
+        found = known.get(name)
+        if found is None:
+            names = ", ".join(known)
+            raise Refused(f"{name[:80]} has no health", f"these have: {names or 'none'}")
+        return found
 
     def _find(self, name: str) -> tuple[Slot, list[str]]:
         first, *rest = name.split("/")

@@ -14,8 +14,10 @@ from drivebay.hosts.control.messages import (
     LONGEST,
     Added,
     Changed,
+    FileState,
     LeftOut,
     Parameter,
+    Stopped,
     Tree,
     Version,
 )
@@ -179,6 +181,49 @@ class Control:
     def clear_faults(self, controller: str) -> None:
         """No rule works any more, and what was held goes on."""
         self._call(None, "fault.clear", controller=controller)
+
+    def stop(self, controller: str) -> int:
+        """Have a controller take no commands; how many it has taken and not ended."""
+        stopped = self._call(Stopped, "controller.stop", controller=controller)
+        return cast(Stopped, stopped).under_way
+
+    def cont(self, controller: str) -> None:
+        """Have it take what has come, and go on."""
+        self._call(None, "controller.cont", controller=controller)
+
+    def save(self, controller: str, path: str) -> FileState:
+        """Write the whole state of a controller that is stopped."""
+        method = "controller.save"
+        return cast(FileState, self._call(FileState, method, controller=controller, path=path))
+
+    def restore(self, controller: str, path: str) -> FileState:
+        """Have a controller that is stopped become what was saved."""
+        method = "controller.restore"
+        return cast(FileState, self._call(FileState, method, controller=controller, path=path))
+
+    def health(self, of: str) -> dict[str, int]:
+        """How a drive says that it is."""
+        return cast(dict[str, int], self._call(dict[str, int], "health.get", of=of))
+
+    def set_health(self, of: str, values: str) -> dict[str, int]:
+        """Have it say something else: ``NAME=VALUE,...``, or a profile. Answers all of it."""
+        return cast(dict[str, int], self._call(dict[str, int], "health.set", of=of, values=values))
+
+    def start_metrics(self, address: str = "") -> str:
+        """Measure, and serve that at ``ADDRESS:PORT`` or a path; where it is served."""
+        return cast(str, self._call(str, "metrics.start", address=address))
+
+    def stop_metrics(self) -> None:
+        """Measure no more."""
+        self._call(None, "metrics.stop")
+
+    def metrics(self) -> str:
+        """What was measured, as Prometheus reads it."""
+        return cast(str, self._call(str, "metrics.text"))
+
+    def crash(self) -> None:
+        """Kill the data plane, as a bug or a front end could."""
+        self._call(None, "crash")
 
     def quit(self) -> None:
         """End the server."""

@@ -17,13 +17,17 @@ __all__ = [
     "Added",
     "Changed",
     "Code",
+    "CommandState",
     "ControllerState",
     "DiskState",
+    "FileState",
     "LeftOut",
     "Lines",
     "Parameter",
+    "QueueState",
     "Refused",
     "Request",
+    "Stopped",
     "Tree",
     "Type",
     "Version",
@@ -169,6 +173,28 @@ class DiskState(msgspec.Struct, frozen=True):
     """Of a drive with removable media."""
 
 
+class QueueState(msgspec.Struct, frozen=True):
+    """Where commands come in, or their ends go out."""
+
+    name: str
+    """``sq 1``, ``ring 0``, ``port 2``, ``lun 0``."""
+    state: dict[str, int]
+    """What there is to say of it, by the words of its spec: size, head, tail, ..."""
+
+
+class CommandState(msgspec.Struct, frozen=True):
+    """A command that waits for something."""
+
+    name: str
+    """As its spec calls it."""
+    place: str
+    """What it is about: its queue, its blocks."""
+    queue: int
+    tag: int
+    age: float
+    """Seconds since it was taken from the guest."""
+
+
 class ControllerState(msgspec.Struct, frozen=True):
     """A controller."""
 
@@ -180,12 +206,33 @@ class ControllerState(msgspec.Struct, frozen=True):
     statistics: dict[str, int]
     """What it has done, where that is counted."""
     disks: list[DiskState]
+    stopped: bool = False
+    """It takes no commands, until ``controller.cont``."""
+    queues: list[QueueState] = []
+    """Those that its guest has made."""
+    under_way: int = 0
+    """How many commands wait for something."""
+    commands: list[CommandState] = []
+    """The oldest of those."""
 
 
 class Tree(msgspec.Struct, frozen=True):
     """Of ``tree``: everything."""
 
     controllers: list[ControllerState]
+
+
+class Stopped(msgspec.Struct, frozen=True):
+    """Of ``controller.stop``: how many commands were taken before and have not ended."""
+
+    under_way: int
+
+
+class FileState(msgspec.Struct, frozen=True):
+    """Of ``controller.save`` and ``controller.restore``: a state's file, and its size in bytes."""
+
+    path: str
+    size: int
 
 
 class Added(msgspec.Struct, frozen=True):

@@ -34,6 +34,7 @@ from drivebay.hosts.control.messages import (
     Type,
     Version,
 )
+from drivebay.hosts.control.running import Running, commands
 from drivebay.hosts.control.session import Method
 from drivebay.hosts.control.slot import Slot
 from drivebay.scsi.dvd import Dvd, Locked
@@ -86,6 +87,26 @@ class _Fault(_OfController):
     """As for ``--fault`` of ``serve``."""
 
 
+class _File(_OfController):
+    path: str
+    """Of the server, from the folder it was started in."""
+
+
+class _Health(_Params):
+    of: str
+    """A drive, or a controller that has one health."""
+
+
+class _SetHealth(_Health):
+    values: str
+    """``NAME=VALUE,...``, or the name of a profile."""
+
+
+class _Listen(_Params):
+    address: str = ""
+    """``ADDRESS:PORT``, or the path of a UNIX socket."""
+
+
 class _Eject(_OfDisk):
     force: bool = False
     """Though the guest has locked the drive."""
@@ -96,9 +117,16 @@ class _Insert(_OfDisk):
     force: bool = False
 
 
-def methods(bay: Bay, quit: Callable[[], None]) -> Mapping[str, Method]:
-    """Everything that can be done to `bay`; `quit` ends the program."""
-    does = _Methods(bay)
+def nobody() -> None:
+    """Does not end the program."""
+    raise Refused("this server cannot be ended so")
+
+
+def methods(
+    bay: Bay, quit: Callable[[], None], crash: Callable[[], None] = nobody
+) -> Mapping[str, Method]:
+    """Everything that can be done to `bay`; `quit` ends the program, `crash` as a bug would."""
+    does, running = _Methods(bay), Running(bay)
     known = {
         "version": Method(_Params, does.version),
         "tree": Method(_Params, does.tree),
@@ -116,6 +144,16 @@ def methods(bay: Bay, quit: Callable[[], None]) -> Mapping[str, Method]:
         "fault.list": Method(_OfController, lambda of: dict(does.faults(of).rules())),
         "fault.release": Method(_OfController, lambda of: does.faults(of).release()),
         "fault.clear": Method(_OfController, lambda of: does.faults(of).clear()),
+        "controller.stop": Method(_OfController, lambda of: running.stop(of.controller)),
+        "controller.cont": Method(_OfController, lambda of: running.cont(of.controller)),
+        "controller.save": Method(_File, lambda of: running.save(of.controller, of.path)),
+        "controller.restore": Method(_File, lambda of: running.restore(of.controller, of.path)),
+        "health.get": Method(_Health, lambda of: running.health(of.of)),
+        "health.set": Method(_SetHealth, lambda of: running.set_health(of.of, of.values)),
+        "metrics.start": Method(_Listen, lambda of: running.metrics.start(of.address)),
+        "metrics.stop": Method(_Params, lambda _: running.metrics.stop()),
+        "metrics.text": Method(_Params, lambda _: running.metrics.text()),
+        "crash": Method(_Params, lambda _: crash()),
         "quit": Method(_Params, lambda _: quit()),
     }
     known["methods"] = Method(_Params, lambda _: {name: _parameters(known[name]) for name in known})
@@ -306,6 +344,7 @@ class _Methods:
 
 
 def _state_of(controller: Controller) -> ControllerState:
+    under_way, oldest = commands(controller)
     return ControllerState(
         controller.id,
         controller.kind,
@@ -321,6 +360,10 @@ def _state_of(controller: Controller) -> ControllerState:
             )
             for place, slot in controller.slots.items()
         ],
+        controller.stopped,
+        list(controller.queues()),
+        under_way,
+        oldest,
     )
 
 

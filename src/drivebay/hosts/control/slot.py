@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
+    from drivebay.hosts.control.bay import Health
+    from drivebay.platform.observer import Observed
     from drivebay.scsi.dvd import Dvd
 
 __all__ = ["Slot"]
@@ -25,6 +27,10 @@ class Slot:
     pull: Callable[[], Callable[[], bool]] | None = None
     """Takes the disk from the guest, and returns what says whether nothing of it is under way any
     more; None where that cannot be done."""
+    part: Observed | None = None
+    """What takes its commands, if no other place has the same."""
+    health: Health | None = None
+    """How it says that it is, if no other place has the same."""
     pushed: list[str] = field(default_factory=list)
     """The layers that were put on it since, the last on top."""
 
