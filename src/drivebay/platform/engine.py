@@ -21,6 +21,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -66,21 +67,14 @@ class Task:
     def _begin(self, suspension: Suspension[Any]) -> None:
         """Wait. A wait that cannot begin ends with what it raised: the coroutine must be told."""
         self._suspension = suspension
-        resume = self._resumer(suspension)
+        resume = self._engine.resumer(partial(self._step, suspension))
         try:
             suspension.begin(self._engine, resume)
         except Exception as error:
             resume(None, error)
 
-    def _resumer(self, suspension: Suspension[Any]) -> Resume:
-        """Any thread may call it, late or twice: only the wait it belongs to is ended by it."""
-
-        def resume(value: Any, error: BaseException | None) -> None:
-            self._engine.later(lambda: self._step(suspension, value, error))
-
-        return resume
-
     def _step(self, suspension: Suspension[Any], value: Any, error: BaseException | None) -> None:
+        """Late or twice: only the wait it belongs to is ended by it."""
         if suspension is not self._suspension:
             return
         self._suspension = None
@@ -197,6 +191,14 @@ class Engine:
         else:
             return Task(self, coroutine, done, suspension)
         return None
+
+    def resumer(self, step: Resume) -> Resume:
+        """What any thread may call to have `step` called in a turn."""
+
+        def resume(value: Any, error: BaseException | None) -> None:
+            self.later(lambda: step(value, error))
+
+        return resume
 
     def submit(self, call: Callable[[], Any], resume: Resume) -> None:
         """Make a call that may block on a worker thread; `resume` is told what came of it there."""

@@ -15,7 +15,7 @@ from drivebay.hosts.peer import PeerError, map_file
 from drivebay.hosts.vfio_user.messages import MAX_DATA, MAX_DMA_MAPS, DmaFlags, DmaMap
 from drivebay.platform.memory import GuestMemory, GuestMemoryFault, Region
 
-__all__ = ["Carrier", "ClientMemory", "Refused"]
+__all__ = ["Carrier", "ClientMemory", "Refused", "Slot"]
 
 MAX_READ_ONLY: Final = 16 << 20
 """Bytes of a read-only region that is mapped: ROMs are smaller."""
@@ -48,7 +48,7 @@ class Carrier(Protocol):
         """DMA_WRITE, not waiting."""
 
 
-class _Slot(NamedTuple):
+class Slot(NamedTuple):
     """A region: of a file, or without one (`view` is None)."""
 
     address: int
@@ -58,6 +58,7 @@ class _Slot(NamedTuple):
 
     @property
     def end(self) -> int:
+        """The first address behind it."""
         return self.address + self.length
 
 
@@ -81,7 +82,7 @@ class ClientMemory(GuestMemory):
         self.carrier: Carrier | None = None
         self.piece = MAX_DATA
         """Bytes that the client moves in one message, at most."""
-        self._slots: dict[int, _Slot] = {}
+        self._slots: dict[int, Slot] = {}
         self._lowest_remote = NEVER
         self._copies: list[_Copy] = []
 
@@ -128,7 +129,7 @@ class ClientMemory(GuestMemory):
             # What is written to a ROM must not reach it, nor fail: it goes to pages of our own.
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_COPY
             view = map_file(fd, region.offset, region.size_, access)
-        self._slots[region.address] = _Slot(region.address, region.size_, writable, view)
+        self._slots[region.address] = Slot(region.address, region.size_, writable, view)
         self._slots_changed()
 
     def unmap(self, address: int, length: int) -> Callable[[], bool]:
@@ -202,9 +203,13 @@ class ClientMemory(GuestMemory):
         self._copies.append(_Copy(address, working, bytearray(working), slot.writable))
         return memoryview(working)
 
-    def _remote(self, address: int, length: int) -> _Slot | None:
+    def _remote(self, address: int, length: int) -> Slot | None:
+        slot = self._slot(address, length)
+        return slot if slot is not None and slot.view is None else None
+
+    def _slot(self, address: int, length: int) -> Slot | None:
         for slot in self._slots.values():
-            if slot.view is None and slot.address <= address and address + length <= slot.end:
+            if slot.address <= address and address + length <= slot.end:
                 return slot
         return None
 
