@@ -7,23 +7,36 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
+
+import pytest
 
 from drivebay.controllers.virtio.block import BlockDevice
 from drivebay.controllers.virtio.mmio import MmioTransport
+from drivebay.controllers.virtio.pci import VirtioPci
 from drivebay.controllers.virtio.registers import BlockRequest, RingFeature
+from drivebay.controllers.virtio.transport import RegisterTransport
 from drivebay.disk.contract import Disk
 from drivebay.drivers.arena import Arena
-from drivebay.drivers.virtio_blk import VirtioBlk
+from drivebay.drivers.pci import PciAddress, PciConfig
+from drivebay.drivers.virtio_blk import RegisterBlockDriver, VirtioBlk, VirtioBlkPci
 from drivebay.drivers.virtio_ring import Buffer, PackedDriverRing, SplitDriverRing
 from drivebay.platform.engine import Engine
 from drivebay.platform.interrupts import Line
 from drivebay.platform.memory import GuestMemory
 from drivebay.platform.mmio import MmioSpace
+from drivebay.platform.pci import ConfigMechanism1, PciBus
+from drivebay.platform.ports import PortSpace
 from drivebay.platform.virtio import DeviceStatus
 
 BASE = 0x10001000  # where xv6 looks for it
 RAM_START, RAM_SIZE = 0x80000000, 16 << 20
+
+AT = PciAddress(5, 0)
+PORTS, REGISTERS = 0xC000, 0xFE000000
+MESSAGES = [(0xFEE00000, 0x40 + vector) for vector in range(3)]
+"""Of MSI-X: the configuration's, and two for queues."""
 
 ALL = ~0
 EVENT_IDX, PACKED = 1 << RingFeature.EVENT_IDX, 1 << RingFeature.RING_PACKED
@@ -48,14 +61,17 @@ class Bench:
     disk: Disk
     memory: GuestMemory
     device: BlockDevice
-    transport: MmioTransport
+    transport: RegisterTransport
     line: Line
     space: MmioSpace
+    connect: Callable[..., RegisterBlockDriver]
+    """Makes a driver."""
     levels: list[bool] = field(default_factory=list)
+    """Of the interrupt, as they change. A message is one that goes up."""
 
-    def driver(self, arena: Arena | None = None, **options: Any) -> VirtioBlk:
+    def driver(self, arena: Arena | None = None, **options: Any) -> RegisterBlockDriver:
         arena = arena or Arena(self.memory, self.memory.regions[0].address, RAM_SIZE)
-        return VirtioBlk(self.space, BASE, arena, poll=lambda: self.engine.turn(0.01), **options)
+        return self.connect(arena, poll=lambda: self.engine.turn(0.01), **options)
 
     def guest(self, arena: Arena | None = None, **options: Any) -> Guest:
         return Guest(self, self.driver(arena, **options))
@@ -73,7 +89,7 @@ class Bench:
 
     @property
     def needs_reset(self) -> bool:
-        return DeviceStatus(self.transport.read_Status()).DEVICE_NEEDS_RESET
+        return DeviceStatus(self.transport.status()).DEVICE_NEEDS_RESET
 
     def still_works(self) -> None:
         """After a reset the device serves a driver as if nothing had been."""
@@ -102,6 +118,59 @@ class Bench:
         self.still_works()
 
 
+def on_mmio(engine: Engine, disk: Disk, memory: GuestMemory, device: BlockDevice) -> Bench:
+    """A bench whose device is at xv6's address."""
+    levels: list[bool] = []
+    line, space = Line(levels.append), MmioSpace()
+    transport = MmioTransport(device, memory, line)
+    space.map(BASE, transport)
+    connect = partial(VirtioBlk, space, BASE)
+    return Bench(engine, disk, memory, device, transport, line, space, connect, levels)
+
+
+class PciSlot:
+    """A function on a bus of its own, its BARs where firmware would put them."""
+
+    def __init__(self, function: VirtioPci) -> None:
+        self.function, self.ports, self.space = function, PortSpace(), MmioSpace()
+        self.levels: list[bool] = []
+        self.messages: list[tuple[int, int]] = []
+        function.msix.send = self._message
+        bus = PciBus(self.ports, self.space, lambda _line, level: self.levels.append(level))
+        bus.plug(*AT, function)
+        self.ports.map(0xCF8, ConfigMechanism1(bus))
+        self.config = PciConfig(self.ports)
+        self.config.place(AT, PORTS, REGISTERS)
+
+    def _message(self, address: int, data: int) -> None:
+        self.messages.append((address, data))
+        self.levels.append(True)
+
+
+def on_pci(
+    engine: Engine, disk: Disk, memory: GuestMemory, device: BlockDevice, *, messages: bool
+) -> Bench:
+    """A bench whose device is a PCI function, which interrupts by messages or not."""
+    function = VirtioPci(device, memory)
+    slot = PciSlot(function)
+    told = MESSAGES if messages else ()
+    connect = partial(VirtioBlkPci, slot.ports, slot.space, AT, messages=told)
+    block = function.transport
+    line = function.intx
+    return Bench(engine, disk, memory, device, block, line, slot.space, connect, slot.levels)
+
+
+TRANSPORTS = ["mmio", "pci", "pci, messages"]
+OVER_ALL = pytest.mark.parametrize("transport", TRANSPORTS)
+"""For a test that is about none: it runs over each."""
+
+
+@pytest.fixture(params=TRANSPORTS)
+def every_transport(request: pytest.FixtureRequest) -> str:
+    """The same for all tests of a file."""
+    return str(request.param)
+
+
 MakeBench = Callable[..., Bench]
 
 
@@ -117,7 +186,7 @@ class Sent(NamedTuple):
 class Guest:
     """Whoever is behind the driver: he can put anything anywhere."""
 
-    def __init__(self, bench: Bench, driver: VirtioBlk) -> None:
+    def __init__(self, bench: Bench, driver: RegisterBlockDriver) -> None:
         self.bench, self.driver, self.memory = bench, driver, bench.memory
         self.arena = driver.arena
 

@@ -7,16 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from drivebay.controllers.virtio.block import BlockDevice
-from drivebay.controllers.virtio.mmio import MmioTransport
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.contract import Disk
 from drivebay.platform.engine import Engine
-from drivebay.platform.interrupts import Line
 from drivebay.platform.memory import GuestMemory
-from drivebay.platform.mmio import MmioSpace
 from tests.fixtures import engine, no_bug_is_logged
 
-from .bench import BASE, RAM_SIZE, RAM_START, RINGS, Bench, MakeBench
+from .bench import RAM_SIZE, RAM_START, RINGS, Bench, MakeBench, on_mmio, on_pci
 
 __all__ = ["engine", "no_bug_is_logged"]  # fixtures
 
@@ -28,7 +25,13 @@ def features(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def bench(engine: Engine) -> Iterator[MakeBench]:
+def transport() -> str:
+    """What is between device and driver."""
+    return "mmio"
+
+
+@pytest.fixture
+def bench(engine: Engine, transport: str) -> Iterator[MakeBench]:
     """Makes a bench for a disk; the arguments of `BlockDevice` may be given."""
     disks: list[Disk] = []
 
@@ -39,12 +42,9 @@ def bench(engine: Engine) -> Iterator[MakeBench]:
         disks.append(disk)
         memory = memory or GuestMemory.of_size(RAM_SIZE, RAM_START)
         device = BlockDevice(disk, engine, **options)  # type: ignore[arg-type]
-        levels: list[bool] = []
-        line = Line(levels.append)
-        transport = MmioTransport(device, memory, line)
-        space = MmioSpace()
-        space.map(BASE, transport)
-        return Bench(engine, disk, memory, device, transport, line, space, levels)
+        if transport == "mmio":
+            return on_mmio(engine, disk, memory, device)
+        return on_pci(engine, disk, memory, device, messages="messages" in transport)
 
     yield make
     for disk in disks:

@@ -60,7 +60,7 @@ class ScsiBench:
 
     @property
     def needs_reset(self) -> bool:
-        return DeviceStatus(self.transport.read_Status()).DEVICE_NEEDS_RESET
+        return DeviceStatus(self.transport.status()).DEVICE_NEEDS_RESET
 
     def hold(self, *names: str) -> None:
         """From now on operations of those names wait; without any, none does."""

@@ -1,4 +1,4 @@
-"""The block device through its MMIO registers and rings, as a guest drives it."""
+"""The block device through its registers and rings, as a guest drives it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from drivebay.controllers.virtio.registers import BlockFeature
 from drivebay.drivers.virtio_blk import DeviceError
 
 from .bench import MakeBench
+from .bench import every_transport as transport
+
+__all__ = ["transport"]  # a fixture
 
 
 def test_what_is_written_is_read_back(bench: MakeBench, features: int) -> None:

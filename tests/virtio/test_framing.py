@@ -11,17 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drivebay.controllers.virtio.block import BlockDevice
-from drivebay.controllers.virtio.mmio import MmioTransport
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.drivers.arena import Arena
 from drivebay.drivers.virtio_ring import Buffer
 from drivebay.platform.engine import Engine
-from drivebay.platform.interrupts import Line
 from drivebay.platform.memory import GuestMemory, Region
-from drivebay.platform.mmio import MmioSpace
 from drivebay.suspend import run
 
-from .bench import ALL, BASE, IOERR, OK, SPLIT, Bench, Guest
+from .bench import ALL, IOERR, OK, SPLIT, Guest, on_mmio
 
 IN, OUT, GET_ID = 0, 1, 8
 SECTORS = 64
@@ -36,11 +33,8 @@ def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
     engine = Engine(workers=0)
     disk = RamDisk(SECTORS * 512)
     memory = GuestMemory([Region(n * HALF, memoryview(bytearray(HALF))) for n in range(2)])
-    line = Line(lambda level: None)
     device = BlockDevice(disk, engine, serial="0123456789abcdefghij", queue_size=64)
-    transport, space = MmioTransport(device, memory, line), MmioSpace()
-    space.map(BASE, transport)
-    bench = Bench(engine, disk, memory, device, transport, line, space)
+    bench = on_mmio(engine, disk, memory, device)
     yield bench.guest(Arena(memory, 0, DATA - 4096), features=request.param)
     engine.close()
 

@@ -14,7 +14,7 @@ from drivebay.disk.filters.base import Filter
 from drivebay.suspend import Resume, Suspension, Workers
 from drivebay.testing import PuppetDisk
 
-from .bench import ALL, NO_ANSWER, OK, SPLIT, Bench, Guest, MakeBench, Sent
+from .bench import ALL, NO_ANSWER, OK, OVER_ALL, SPLIT, TRANSPORTS, Bench, Guest, MakeBench, Sent
 
 CANARY = b"\xc5" * 4096
 
@@ -81,6 +81,7 @@ ENDINGS: dict[str, Callable[[PuppetDisk], None]] = {
 }
 
 
+@OVER_ALL
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=list(ENDINGS))
 @pytest.mark.parametrize("count", [1, 64])
 def test_a_reset_gives_up_what_is_held(
@@ -106,6 +107,7 @@ def test_a_reset_gives_up_what_is_held(
         puppet.holds = lambda name, sector, count: False
 
 
+@OVER_ALL
 @pytest.mark.parametrize("count", [1, 64])
 def test_a_reset_waits_for_what_cannot_be_given_up(bench: MakeBench, ring: int, count: int) -> None:
     """Section 2.4: the status reads zero when the device no longer touches memory, not before."""
@@ -185,6 +187,7 @@ def test_a_queue_taken_back_drops_what_is_held(bench: MakeBench, ring: int) -> N
         puppet.holds = lambda name, sector, count: False
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS[:2])  # those with a line
 @pytest.mark.parametrize("interrupts", ["used buffers", "configuration"])
 def test_a_reset_out_of_the_interrupt_itself(bench: MakeBench, ring: int, interrupts: str) -> None:
     """An emulator may run the guest inside the line's callback: no work is taken after that."""
@@ -226,6 +229,7 @@ def test_the_same_head_in_flight_breaks_the_ring(bench: MakeBench) -> None:
         puppet.holds = lambda name, sector, count: False
 
 
+@OVER_ALL
 def test_what_was_in_flight_when_the_ring_broke_still_ends(bench: MakeBench) -> None:
     puppet = PuppetDisk(RamDisk(1 << 20))
     b = bench(disk=puppet)
@@ -267,6 +271,7 @@ def test_one_queue_is_taken_back_and_the_others_go_on(bench: MakeBench, ring: in
             guest.driver.request(0, 0, 512, queue=queue)
 
 
+@OVER_ALL
 def test_a_broken_queue_does_not_stop_the_others(bench: MakeBench) -> None:
     b = bench(queues=2)
     with b.survives():

@@ -79,7 +79,7 @@ def test_a_guest_that_adds_while_we_drain_does_not_keep_us(bench: MakeBench) -> 
         nonlocal turns
         if level and turns < 10 * SIZE:
             turns += 1
-            guest.bench.transport.write_InterruptACK(3)
+            guest.driver.set("InterruptACK", 3)
             ring.offer(head)
 
     with guest.bench.survives():

@@ -17,19 +17,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from drivebay.controllers.virtio.block import BlockDevice
-from drivebay.controllers.virtio.mmio import MmioTransport
 from drivebay.controllers.virtio.registers import BlockType, Segment
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.drivers.arena import Arena
 from drivebay.drivers.virtio_blk import Pending
 from drivebay.platform.engine import Engine
-from drivebay.platform.interrupts import Line
 from drivebay.platform.memory import GuestMemory
-from drivebay.platform.mmio import MmioSpace
 from drivebay.suspend import run
 from drivebay.testing import PuppetDisk, RecordingDisk
 
-from .bench import BASE, IOERR, OK, RAM_SIZE, RAM_START, RINGS, Bench
+from .bench import IOERR, OK, RAM_SIZE, RAM_START, RINGS, on_mmio
 
 MOST, LEAST = 64, 24  # sectors
 QUEUES, DEPTH = 4, 24
@@ -76,12 +73,9 @@ class VirtioMachine(RuleBasedStateMachine):
         self.recording = RecordingDisk(self.ram)
         self.recording.volatile_cache = True
         self.puppet = PuppetDisk(self.recording)
-        memory, line = GuestMemory.of_size(RAM_SIZE, RAM_START), Line(lambda level: None)
+        memory = GuestMemory.of_size(RAM_SIZE, RAM_START)
         device = BlockDevice(self.puppet, self.engine, queues=QUEUES, queue_size=128)
-        transport, space = MmioTransport(device, memory, line), MmioSpace()
-        space.map(BASE, transport)
-        bench = Bench(self.engine, self.puppet, memory, device, transport, line, space)
-        self.bench = bench
+        self.bench = bench = on_mmio(self.engine, self.puppet, memory, device)
         self.arena = Arena(memory, RAM_START, RAM_SIZE)
         self.driver = bench.driver(self.arena, features=RINGS[ring])
         self.sectors = [Sector() for _ in range(MOST)]

@@ -33,7 +33,15 @@ from drivebay.drivers.virtio_mmio import MmioDriver
 from drivebay.drivers.virtio_pci import PciDriver
 from drivebay.drivers.virtio_ring import Buffer
 
-__all__ = ["ALL_FEATURES", "BlockDriver", "DeviceError", "Pending", "VirtioBlk", "VirtioBlkPci"]
+__all__ = [
+    "ALL_FEATURES",
+    "BlockDriver",
+    "DeviceError",
+    "Pending",
+    "RegisterBlockDriver",
+    "VirtioBlk",
+    "VirtioBlkPci",
+]
 
 
 class Pending(Offered):
@@ -141,7 +149,9 @@ class BlockDriver(RingDriver):
         self.request(kind, data=b"".join(segment.pack() for segment in segments))
 
 
-class _Registers(RegisterDriver, BlockDriver):
+class RegisterBlockDriver(RegisterDriver, BlockDriver):
+    """The same for a device behind registers."""
+
     @property
     def config(self) -> BlockConfig:
         """The configuration space."""
@@ -152,9 +162,9 @@ class _Registers(RegisterDriver, BlockDriver):
         return self.config.num_queues if self.has(BlockFeature.MQ) else 1
 
 
-class VirtioBlk(MmioDriver, _Registers):
+class VirtioBlk(MmioDriver, RegisterBlockDriver):
     """The device at `base` of `space`, with its rings and buffers in `arena`; see `MmioDriver`."""
 
 
-class VirtioBlkPci(PciDriver, _Registers):
+class VirtioBlkPci(PciDriver, RegisterBlockDriver):
     """The device that is the PCI function `at`; see `PciDriver`."""

@@ -13,7 +13,7 @@ from drivebay.controllers.virtio.registers import (
     PciStructure,
 )
 from drivebay.drivers.arena import Arena
-from drivebay.drivers.pci import Mmio, PciAddress, PciConfig, Ports
+from drivebay.drivers.pci import NUMBER_OF_BARS, Mmio, PciAddress, PciConfig, Ports
 from drivebay.drivers.virtio_driver import ALL_FEATURES, DeviceError, RegisterDriver
 from drivebay.platform.pci import BarKind, Header
 from drivebay.platform.pci_capabilities import CapabilityHeader, CapabilityId
@@ -42,6 +42,13 @@ NAMES: Final = {
     "InterruptStatus": "ISR_status",
 }
 """What PCI calls MMIO's registers."""
+
+NEEDED: Final = (
+    PciStructure.COMMON_CFG,
+    PciStructure.NOTIFY_CFG,
+    PciStructure.ISR_CFG,
+    PciStructure.DEVICE_CFG,
+)
 
 Message = tuple[int, int]
 """Address and data."""
@@ -97,7 +104,7 @@ class PciDriver(RegisterDriver):
             elif kind == CapabilityId.VENDOR_SPECIFIC:
                 self._note(offset)
             offset = read(at, offset + CapabilityHeader.Next.offset, 1)
-        missing = [each.name for each in PciStructure if each not in self._places]
+        missing = [each.name for each in NEEDED if each not in self._places]
         if missing:
             raise DeviceError(f"no virtio device at {at}: no {', '.join(missing)}")
 
@@ -106,7 +113,7 @@ class PciDriver(RegisterDriver):
             return self._config.read(self._at, capability + register.offset, register.type.size)
 
         structure, bar = read(PciCapabilityRegisters.cfg_type), read(PciCapabilityRegisters.bar)
-        if structure in self._places:
+        if structure in self._places or structure not in NEEDED or bar >= NUMBER_OF_BARS:
             return
         port = bool(self._config.read(self._at, Header.BAR0.offset + 4 * bar, 4) & BarKind.IO)
         start = self._config.address(self._at, bar) + read(PciCapabilityRegisters.offset)
