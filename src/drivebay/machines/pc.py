@@ -10,7 +10,8 @@
     3F0, 3F7     floppy controller, IRQ 6      0, 81, C0    DMA, channel 2 is the floppy's
 
 PCI 00:00.0 is the host bridge, 00:01.0 the ISA bridge, 00:01.1 is for the IDE function (`bus.plug`)
-and 00:01.3 power management. Time is virtual unless asked otherwise.
+and 00:01.3 power management; slots from 00:03.0 on are for others (`plug`). Time is virtual unless
+asked otherwise.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from drivebay.machines.chips.uart16550 import Uart16550
 from drivebay.platform.board import Board
 from drivebay.platform.engine import Engine
 from drivebay.platform.memory import GuestMemory, Region
-from drivebay.platform.pci import ConfigMechanism1, PciBus
+from drivebay.platform.pci import ConfigMechanism1, PciBus, PciFunction
+from drivebay.platform.pci_messages import Messages
 
 __all__ = ["BootDevice", "Pc"]
 
@@ -44,8 +46,11 @@ LEGACY_ROM: Final = 128 << 10
 """The last 128 KiB of the firmware are seen below 1 MiB, too."""
 SLEEP_SECONDS: Final = 0.001
 FLOPPY_CHANNEL: Final = 2
+FREE_SLOTS: Final = range(3, 32)
 
 Output = Callable[[bytes], None]
+Message = Callable[[int, int], None]
+"""Told the address and the data of a message-signalled interrupt."""
 
 
 class BootDevice:
@@ -90,6 +95,8 @@ class Pc(Board):
         """Whether the interrupt controllers interrupt the CPU."""
         self.on_interrupt_request: Callable[[], None] = lambda: None
         """Called when they begin to."""
+        self.message: Message = lambda _address, _data: None
+        """Where message-signalled interrupts go: these interrupt controllers take none."""
         self.clock = WallClock() if wall_clock else Clock()
         self.pic = PicPair(self._request)
         self.interrupt = self.pic.set_input
@@ -171,6 +178,22 @@ class Pc(Board):
         self.on_reset(mechanism.reset)
         self.on_reset(self.bus.reset)
         self.on_reset(self._shadow)
+
+    def plug(self, function: PciFunction) -> int:
+        """Put a function into the first free slot; its number. Raises `ValueError` if there is
+        none.
+        """
+        slot = next((slot for slot in FREE_SLOTS if self.bus.find(slot, 0) is None), None)
+        if slot is None:
+            raise ValueError(f"all {len(FREE_SLOTS)} PCI slots are taken")
+        for capability in function.capabilities:
+            if isinstance(capability, Messages):
+                capability.send = self._send
+        self.bus.plug(slot, 0, function)
+        return slot
+
+    def _send(self, address: int, data: int) -> None:
+        self.message(address, data)
 
     def _shadow(self) -> None:
         """The end of the firmware below 1 MiB, as after power on."""
