@@ -15,6 +15,7 @@ from drivebay.cli.errors import CliError
 from drivebay.cli.floppy import floppy_option, parse_floppies
 from drivebay.cli.frontends import bootable
 from drivebay.cli.memory import parse_memory
+from drivebay.cli.serve import metrics_option
 from drivebay.cli.terminal import print_json, progress, stream
 
 __all__ = ["command"]
@@ -70,6 +71,7 @@ FIRMWARE = {"seabios": "seabios/bios-256k.bin", "ovmf": "OVMF/OVMF_CODE_4M.fd"}
 @click.option(
     "--control", metavar="PATH", help="Listen there for `inspect`, `ctl` and `disk snapshot`."
 )
+@metrics_option
 @click.option(
     "--json", "as_json", is_flag=True, help="With --run or unicorn, print the outcome as JSON."
 )
@@ -88,6 +90,7 @@ def command(
     cpus: int,
     timeout: float,
     control: str | None,
+    metrics: str | None,
     as_json: bool,
     qemu_args: Sequence[str],
 ) -> int:
@@ -110,7 +113,7 @@ def command(
         from drivebay.cli import boot_unicorn
 
         drives = boot_unicorn.drives_of(parse_controllers(words, may_be_none=True))
-        others = (kernel, initrd, append, accel, control, qemu_args)
+        others = (kernel, initrd, append, accel, control, metrics, qemu_args)
         if script is not None or any(others) or cpus > 1:
             raise CliError("--host unicorn runs firmware on one CPU", "say no more than --firmware")
         known = firmware in (None, "seabios")
@@ -133,7 +136,9 @@ def command(
         version = ".".join(map(str, qemu.version))
         raise CliError(f"QEMU {version} has no vfio-user-pci for PCI functions", "QEMU 10.1 has it")
     serve = [each for name, text in words for each in (f"--{name}", text)]
-    with Backend([*serve, *(("--control", control) if control else ())]) as backend:
+    serve += ["--control", control] if control else []
+    serve += ["--metrics", metrics] if metrics else []
+    with Backend(serve) as backend:
         arguments = backend.qemu_arguments(qemu.version)
         arguments = [*(bootable(arguments) if firmware else arguments), *qemu_args]
         common: dict[str, Any] = {"memory": memory, "cpus": cpus, "accel": accel or "auto"}

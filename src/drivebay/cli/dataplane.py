@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from drivebay.disk.contract import Disk
 from drivebay.platform.engine import Engine
 
 if TYPE_CHECKING:
+    from drivebay.cli.metrics import MetricsDesk
     from drivebay.hosts.control.bay import Bay
     from drivebay.hosts.control.server import ControlServer
 
@@ -24,7 +26,8 @@ class DataPlane:
     """Opens the disks of `controllers` and serves each on its listener of `listeners`.
 
     With a listener for `control` it can be looked at and changed; `changed` is called when it has
-    been. Raises `DiskOpenError` or `CliError` if a disk cannot be opened.
+    been. With one for `metrics` it tells them there. Raises `DiskOpenError` or `CliError` if a disk
+    cannot be opened.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class DataPlane:
         controllers: Sequence[ControllerConfig],
         listeners: Sequence[socket.socket],
         control: socket.socket | None = None,
+        metrics: socket.socket | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = Engine()
@@ -45,13 +49,34 @@ class DataPlane:
         }
         self._bay: Bay | None = None
         self._control: ControlServer | None = None
-        if control is not None:
-            from drivebay.cli.control import bay_of
-            from drivebay.hosts.control.methods import methods
-            from drivebay.hosts.control.server import ControlServer
+        self._metrics: MetricsDesk | None = None
+        if control is not None or metrics is not None:
+            self._show(controllers, control, metrics, changed)
 
-            self._bay = bay_of(controllers, self._served, changed)
-            known = methods(self._bay, self._engine.stop)
+    def _show(
+        self,
+        controllers: Sequence[ControllerConfig],
+        control: socket.socket | None,
+        metrics: socket.socket | None,
+        changed: Callable[[], None],
+    ) -> None:
+        """Let others look, and change what there is."""
+        from drivebay.cli.control import bay_of
+        from drivebay.cli.metrics import MetricsDesk
+        from drivebay.hosts.control.methods import methods
+        from drivebay.hosts.control.server import ControlServer
+
+        def has_changed() -> None:
+            desk.refresh()
+            changed()
+
+        self._bay = bay_of(controllers, self._served, has_changed)
+        dialects = {each.kind.name: each.kind.dialect for each in controllers if each.kind.dialect}
+        desk = self._metrics = self._bay.metrics = MetricsDesk(self._bay, self._engine, dialects)
+        if metrics is not None:
+            desk.begin(metrics, owned=False)
+        if control is not None:
+            known = methods(self._bay, self._engine.stop, lambda: self._engine.later(_crash))
             self._control = ControlServer(known, self._engine, control, owned=False)
 
     @property
@@ -96,7 +121,10 @@ class DataPlane:
         """Let requests under way end, and everything be stable."""
         if self._control is not None:
             self._control.close()
+        if self._metrics is not None:
+            self._metrics.stop()
         for served in self._served.values():
+            served.end()
             served.server.close()
         finish(self._engine, self._at_rest, self._left())
 
@@ -121,3 +149,8 @@ class DataPlane:
             for name, served in self._served.items()
             if served.statistics is not None
         ]
+
+
+def _crash() -> None:
+    """As a bug would end us, or a front end."""
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -28,7 +28,16 @@ from drivebay.cli.supervisor import CHANGED, READY, VOLATILE, end_with_parent, s
 from drivebay.cli.terminal import print_json
 from drivebay.hosts.vhost_user.server import inherited_sockets, listen
 
-__all__ = ["command"]
+__all__ = ["command", "metrics_option"]
+
+
+def metrics_option(function: Any) -> Any:
+    """The option, which goes to `function` as `metrics`."""
+    return click.option(
+        "--metrics",
+        metavar="ADDRESS:PORT|PATH",
+        help="Measure commands, and let Prometheus read that there.",
+    )(function)
 
 
 @click.command(name="serve")
@@ -36,11 +45,13 @@ __all__ = ["command"]
 @click.option(
     "--control", metavar="PATH", help="Listen there for `inspect`, `ctl` and `disk snapshot`."
 )
+@metrics_option
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
 @click.option("--exit-with-parent", is_flag=True, help="End when the parent process ends.")
 def command(
     words: Words,
     control: str | None,
+    metrics: str | None,
     as_json: bool,
     exit_with_parent: bool,
 ) -> int:
@@ -65,7 +76,9 @@ def command(
     with ExitStack() as stack:
         listeners = _listeners(configs, stack)
         controlling = None if control is None else _listen(control, stack, "--control PATH")
-        return supervise(lambda say: _serve(configs, listeners, controlling, as_json, say))
+        telling = None if metrics is None else _telling(metrics, stack)
+        watched = controlling, telling
+        return supervise(lambda say: _serve(configs, listeners, watched, as_json, say))
 
 
 def _listeners(configs: Sequence[ControllerConfig], stack: ExitStack) -> list[socket.socket]:
@@ -98,6 +111,15 @@ def _listen(path: str, stack: ExitStack, option: str = "socket=PATH") -> socket.
     return listener
 
 
+def _telling(address: str, stack: ExitStack) -> socket.socket:
+    from drivebay.cli.metrics import listen_metrics
+
+    listener = listen_metrics(address)
+    if listener.family == socket.AF_UNIX:
+        stack.callback(_unlink, address)
+    return listener
+
+
 def _own_folder(stack: ExitStack) -> str:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     place = runtime if runtime and os.access(runtime, os.W_OK) else None
@@ -114,16 +136,16 @@ def _unlink(path: str) -> None:
 def _serve(
     configs: Sequence[ControllerConfig],
     listeners: Sequence[socket.socket],
-    control: socket.socket | None,
+    watched: tuple[socket.socket | None, socket.socket | None],
     as_json: bool,
     say: Callable[[bytes], None],
 ) -> int:
-    """The data plane's process."""
+    """The data plane's process. `watched` are the sockets for control and for metrics."""
     from drivebay.cli.dataplane import DataPlane
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        plane = DataPlane(configs, listeners, control, changed=_once(say))
+        plane = DataPlane(configs, listeners, *watched, changed=_once(say))
         lines = [_line(config, size) for config, size in zip(configs, plane.sizes, strict=True)]
 
         def announce() -> None:
@@ -131,7 +153,7 @@ def _serve(
             if as_json:
                 print_json({"event": "ready", "pid": os.getpid(), "controllers": lines})
             else:
-                _print_ready(lines, None if control is None else control.getsockname())
+                _print_ready(lines, *watched)
 
         plane.run(announce)
         if as_json:
@@ -176,7 +198,11 @@ def _line(config: ControllerConfig, size: int) -> dict[str, Any]:
     return line
 
 
-def _print_ready(lines: Sequence[dict[str, Any]], control: str | None) -> None:
+def _print_ready(
+    lines: Sequence[dict[str, Any]],
+    control: socket.socket | None,
+    metrics: socket.socket | None,
+) -> None:
     from shlex import join, quote
 
     from drivebay.disk.tree import size_text
@@ -189,7 +215,12 @@ def _print_ready(lines: Sequence[dict[str, Any]], control: str | None) -> None:
         if "cloud-hypervisor" in line:
             click.echo(f"  cloud-hypervisor  {join(line['cloud-hypervisor'])}")
     if control is not None:
-        click.echo(f"control socket {control}: drivebay inspect {quote(control)} shows all this")
+        path = control.getsockname()
+        click.echo(f"control socket {path}: drivebay inspect {quote(path)} shows all this")
+    if metrics is not None:
+        from drivebay.cli.metrics import where
+
+        click.echo(f"metrics        {where(metrics)}")
     click.echo(f"process {os.getppid()}: Ctrl-C or SIGTERM ends it, SIGHUP looks at sizes again")
     click.echo(f"QEMU also needs shared memory: {join(frontends.SHARED_MEMORY)}")
     click.echo("                               -machine q35,memory-backend=mem -m 1G")
