@@ -53,6 +53,8 @@ class Ioctl:
     SET_CPUID2 = 0x4008AE90
     GET_MP_STATE = 0x8004AE98
     SET_GUEST_DEBUG = 0x4048AE9B
+    GET_VCPU_EVENTS = 0x8040AE9F
+    SET_VCPU_EVENTS = 0x4040AEA0
     GET_TSC_KHZ = 0xAEA3
 
 
@@ -342,6 +344,20 @@ class GuestDebug(Struct, size=72):
 
 
 SINGLE_STEP = 3  # in control, with what switches it on
+
+
+class VcpuEvents(Struct, size=64):
+    """KVM_GET_VCPU_EVENTS: exceptions and interrupts under way."""
+
+    exception_injected: U8
+    exception_nr: U8
+    exception_has_error_code: U8
+    exception_pending: U8
+    exception_error_code: U32
+    interrupts: Annotated[bytes, "8s"]
+    sipi_vector: U32
+    flags: U32
+    rest: Annotated[bytes, "40s"]
 
 
 class CpuidHead(Struct, size=8):

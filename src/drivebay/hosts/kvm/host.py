@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 from drivebay.hosts.cpu import CpuError, End
 from drivebay.hosts.kvm.abi import Exit, IoExit, MmioExit, MsrExit
 from drivebay.hosts.kvm.exits import Exits, Where
+from drivebay.hosts.kvm.interpreter import execute
 from drivebay.hosts.kvm.paravirtual import HYPERCALL_PORT, MsrFault, Paravirtual
 from drivebay.hosts.kvm.report import EXIT_DETAIL, report, report_exit
 from drivebay.hosts.kvm.vcpu import Vcpu, leaves_of
@@ -252,6 +253,8 @@ class KvmHost:
         began = time.perf_counter_ns()
         handler = self._handlers.get(reason)
         if handler is None:
+            if reason == Exit.INTERNAL_ERROR and execute(vcpu, self.board.memory):
+                return
             raise CpuError(report_exit(vcpu, self.board.memory, reason))
         with self._lock:
             where = handler(vcpu)
