@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from drivebay.controllers.nvme import Refused, Status
+from drivebay.controllers.nvme import Escort, Refused, Status
 from drivebay.controllers.nvme.opcodes import AdminOpcode, NvmOpcode
 from drivebay.controllers.nvme.structures import Command, Completion
 from drivebay.drivers.nvme import NvmeError
@@ -44,13 +44,26 @@ class Watcher:
     async def enable(self) -> None:
         self.seen.append((0, -1))
 
-    async def command(self, sqid: int, command: Command) -> Command:
+    def command(self, sqid: int, cid: int, command: Command) -> Escort:
         self.seen.append((sqid, command.opcode))
-        return command if self.before is None else await self.before(command)
+        return Companion(self, command)
 
-    async def completion(self, sqid: int, command: Command, completion: Completion) -> Completion:
-        self.ends.append((command.opcode, completion.status >> 1 & 0x7FF))
-        return completion if self.after is None else await self.after(completion)
+
+class Companion(Escort):
+    """Does what its watcher is told to do."""
+
+    def __init__(self, watcher: Watcher, command: Command) -> None:
+        super().__init__(command)
+        self._watcher = watcher
+
+    async def before(self) -> bool:
+        if self._watcher.before is not None:
+            self.command = await self._watcher.before(self.command)
+        return True
+
+    async def after(self, outcome: Completion) -> Completion:
+        self._watcher.ends.append((self.command.opcode, outcome.status >> 1 & 0x7FF))
+        return outcome if self._watcher.after is None else await self._watcher.after(outcome)
 
 
 def test_everything_is_seen_and_nothing_changed(make_bench: MakeBench) -> None:

@@ -10,7 +10,18 @@ from drivebay.ata.registers import Error
 from drivebay.disk.buffers import scatter
 from drivebay.disk.contract import Buffers, byte_length
 
-__all__ = ["ABRT", "Aborted", "Action", "Command", "DataIn", "DataOut", "Protocol", "keep"]
+__all__ = [
+    "ABRT",
+    "Aborted",
+    "Action",
+    "Command",
+    "DataIn",
+    "DataOut",
+    "Parameters",
+    "Protocol",
+    "Refused",
+    "keep",
+]
 
 ABRT: Final = int(Error.ABRT)
 
@@ -51,6 +62,8 @@ class Command:
     (ATA/ATAPI-6 section 9.8), of other commands the host knows (section 9.7)."""
     interrupts_at_end: bool = True
     """Whether INTRQ tells the end. After PIO data-in the last block has told enough."""
+    quiet: bool = False
+    """Whether its interrupts are lost."""
     received = bytearray()
     """Data of its own that it has been given so far: what a saved machine must keep."""
     acts: ClassVar[bool] = False
@@ -80,6 +93,19 @@ class Command:
         if failure is None:
             return 0
         return failure.bits if isinstance(failure, Aborted) else ABRT
+
+
+class Refused(Command):
+    """A command that ends with `refusal` when it is to act: so that somebody can look at it before,
+    or since it was good when it came.
+    """
+
+    def __init__(self, refusal: Aborted) -> None:
+        self._refusal = refusal
+
+    async def finish(self) -> None:
+        """Refuse it now."""
+        raise self._refusal
 
 
 class Action(Command):
@@ -118,6 +144,18 @@ class DataOut(Command):
     async def transfer(self, offset: int, buffers: Buffers) -> None:
         """Keep the part."""
         keep(self.received, offset, buffers)
+
+
+class Parameters(DataOut):
+    """PIO out of `sectors` times 512 bytes, given to `take`."""
+
+    def __init__(self, sectors: int, take: Callable[[bytes], object]) -> None:
+        super().__init__(sectors * 512)
+        self._take = take
+
+    async def finish(self) -> None:
+        """Hand them over."""
+        self._take(bytes(self.received))
 
 
 def keep(received: bytearray, offset: int, buffers: Buffers) -> None:

@@ -22,13 +22,14 @@ from typing import Any, Final, Protocol
 
 from drivebay.ata.command import Aborted, Command
 from drivebay.ata.command import Protocol as DataProtocol
+from drivebay.ata.escorted import AtaEscort, AtaObserver, Escorted
 from drivebay.ata.registers import Error, Status, name_of
 from drivebay.ata.taskfile import TaskFile
 from drivebay.disk.contract import Buffers, byte_length
 from drivebay.disk.errors import DiskError
 from drivebay.platform.engine import Engine, Task
 from drivebay.platform.logs import RationedLog
-from drivebay.platform.observer import InFlight, Tap
+from drivebay.platform.observer import Dropped, InFlight, Tap
 
 __all__ = ["BUFFER_SIZE", "UNQUEUED", "Device", "Phase", "Reset", "SataWire", "Wire"]
 
@@ -89,7 +90,7 @@ class SataWire(Wire, Protocol):
     def dma_setup(self, device: Device, tag: int) -> None:
         """The queued command `tag` wants to move data: the drive's `queue.move` does it."""
 
-    def set_device_bits(self, device: Device, tags: int) -> None:
+    def set_device_bits(self, device: Device, tags: int, interrupt: bool) -> None:
         """The queued commands in the mask `tags` are done. If status has ERR, one has failed and
         the others are given up.
         """
@@ -115,6 +116,8 @@ class Device:
         self.taskfile = TaskFile()
         self.status = self.ready_after_reset
         self.error = PASSED
+        self.observer: AtaObserver | None = None
+        """May meddle with what is shown to `tap`."""
         self.block = memoryview(b"")
         """The DRQ block: the host takes it from `position` on, or fills it."""
         self.position = 0
@@ -175,7 +178,11 @@ class Device:
         self.issued, self.since = self.taskfile.copy(), self.engine.now
         if self.tap is not None:
             self.tap.began(0, UNQUEUED, self.issued)
-        self._begin(partial(self.parse, self.taskfile))
+        escort = self.escort(self.taskfile)
+        if escort is None:
+            self._begin(partial(self.parse, self.taskfile))
+        else:
+            self._begin(partial(Escorted.parse, escort, self.parse))
 
     def hold(self, held: bool) -> None:
         """While it is held no command begins: one that comes is busy until it is let go."""
@@ -184,6 +191,11 @@ class Device:
             self._kept = False
             self.status = self.ready
             self.execute()
+
+    def escort(self, taskfile: TaskFile) -> AtaEscort | None:
+        """Who goes with a command, if anybody does."""
+        observer = self.observer
+        return None if observer is None else observer.command(0, UNQUEUED, taskfile)
 
     def _begin(self, parse: Callable[[], Command]) -> None:
         """Parse a command and enter its first phase."""
@@ -243,6 +255,8 @@ class Device:
             self._come_up()
         elif self._abandoned:
             self._give_up()
+        elif isinstance(failure, Dropped):
+            log.debug("%s -> nobody is told", self.describe(self.issued))
         elif failure is None or isinstance(failure, Exception):
             if failure is not None and not isinstance(failure, (DiskError, Aborted)):
                 guest_log.error("ata: %s", name_of(self.issued.command), exc_info=failure)
@@ -263,6 +277,7 @@ class Device:
         if command is not None:
             self.error = command.ended(self._offset, failure)
             interrupt = command.interrupts_at_end or failure is not None
+            interrupt = interrupt and not command.quiet
         elif failure is not None:
             self.error = failure.bits if isinstance(failure, Aborted) else int(Error.ABRT)
         self.phase = Phase.IDLE
@@ -329,7 +344,8 @@ class Device:
         command.show_block(size)
         if self.wire is not None:
             first_out = phase is Phase.DATA_OUT and self._offset == 0
-            self.wire.data_block(self, command.interrupts_at_start or not first_out)
+            interrupt = command.interrupts_at_start or not first_out
+            self.wire.data_block(self, interrupt and not command.quiet)
 
     def block_done(self) -> None:
         """The host has taken or filled the whole block."""
@@ -412,6 +428,8 @@ class Device:
             self._abandoned = True
             if self._task is not None:
                 self._task.cancel()
+            else:  # it was never told
+                self._give_up()
 
     def _give_up(self) -> None:
         self._abandoned = self._kept = False

@@ -10,7 +10,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from drivebay.ata.command import ABRT, Aborted, Action, Command, DataIn, DataOut, Protocol
+from drivebay.ata.command import (
+    ABRT,
+    Aborted,
+    Action,
+    Command,
+    DataIn,
+    Parameters,
+    Protocol,
+)
 from drivebay.ata.device import BUFFER_SIZE, Device, Reset
 from drivebay.ata.geometry import Geometry, default_geometry
 from drivebay.ata.identify import checksummed
@@ -24,11 +32,10 @@ from drivebay.ata.registers import (
     Opcode,
     SetMaxFeature,
     SmartFeature,
-    TransferMode,
     name_of,
 )
 from drivebay.ata.sata import SATA_COMMANDS
-from drivebay.ata.settings import Power, Settings
+from drivebay.ata.settings import Power, Settings, transfer_mode
 from drivebay.ata.smart import Smart
 from drivebay.ata.taskfile import TaskFile
 from drivebay.disk.bad import BadSectors
@@ -545,18 +552,6 @@ class Diagnostic(Action):
         return self._device.error
 
 
-class Parameters(DataOut):
-    """PIO out of `sectors` times 512 bytes, given to `take`."""
-
-    def __init__(self, sectors: int, take: Callable[[bytes], object]) -> None:
-        super().__init__(sectors * 512)
-        self._take = take
-
-    async def finish(self) -> None:
-        """Hand them over."""
-        self._take(bytes(self.received))
-
-
 class PowerDown(Flush):
     """Enter a power mode in which the cache would be lost."""
 
@@ -577,18 +572,6 @@ class CacheOff(Flush):
         """Flush, and write through from now on."""
         await super().finish()
         self._drive.settings.write_cache = False
-
-
-def transfer_mode(count: int) -> dict[str, Any]:
-    """The settings that SET TRANSFER MODE changes. Raises `Aborted` for a mode we have not."""
-    kind, mode = count >> 3, count & 7
-    if kind == TransferMode.ULTRA_DMA and mode <= 5:
-        return {"ultra_dma": mode, "multiword_dma": None}
-    if kind == TransferMode.MULTIWORD_DMA and mode <= 2:
-        return {"multiword_dma": mode, "ultra_dma": None}
-    if (kind == TransferMode.PIO and mode <= 4) or (kind == TransferMode.PIO_DEFAULT and mode <= 1):
-        return {}
-    raise Aborted(why=f"no transfer mode {count:#04x}")
 
 
 def _handlers() -> dict[int, Callable[[AtaDisk, TaskFile], Command]]:

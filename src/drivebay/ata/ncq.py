@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from drivebay.ata.command import ABRT, Aborted, Command, Protocol
+from drivebay.ata.command import ABRT, Aborted, Command, Protocol, Refused
 from drivebay.ata.device import UNQUEUED
+from drivebay.ata.escorted import Escorted
 from drivebay.ata.logs import NCQ_ERROR
 from drivebay.ata.media import Read, Span, Write
 from drivebay.ata.registers import DeviceRegister, Error, Opcode, Status, name_of
@@ -25,7 +26,7 @@ from drivebay.disk.contract import Buffers, byte_length
 from drivebay.disk.errors import DiskError
 from drivebay.platform.engine import Task
 from drivebay.platform.logs import RationedLog
-from drivebay.platform.observer import InFlight
+from drivebay.platform.observer import Dropped, InFlight
 from drivebay.suspend import Cancelled
 
 if TYPE_CHECKING:
@@ -157,7 +158,9 @@ class CommandQueue:
             if tag in self._entries:
                 raise Aborted(why="the tag is in use")
             result = taskfile.copy()
-            command = self._parse(result)
+            observer = drive.observer
+            escort = None if observer is None else observer.command(0, tag, result)
+            command = self._parse(result) if escort is None else Escorted.parse(escort, self._parse)
         except Exception as refusal:
             self._refuse(tag, taskfile, refusal)
             return
@@ -245,6 +248,8 @@ class CommandQueue:
             return False
         if failure is None:
             return True
+        if isinstance(failure, Dropped):  # it stays where it is until somebody gives it up
+            return False
         if isinstance(failure, Cancelled):  # by NCQ NON-DATA
             self._complete(tag)
         elif isinstance(failure, Exception):
@@ -258,7 +263,7 @@ class CommandQueue:
         entry.command.ended(entry.offset, None)
         self._tell(entry.taskfile, tag, drive.ready, 0, None)
         assert drive.sata is not None
-        drive.sata.set_device_bits(drive, 1 << tag)
+        drive.sata.set_device_bits(drive, 1 << tag, not entry.command.quiet)
 
     def abort(self, tags: Iterable[int]) -> None:
         """End these as if they were done, those that can be called back (NCQ NON-DATA)."""
@@ -322,7 +327,7 @@ class CommandQueue:
             if answer:
                 drive.sata.ended(drive, True)
             else:
-                drive.sata.set_device_bits(drive, 0)
+                drive.sata.set_device_bits(drive, 0, True)
         drive.came_to_rest()
 
     def give_up(self) -> None:
@@ -372,7 +377,7 @@ class CommandQueue:
             try:
                 command = self._parse(result)
             except Aborted as refusal:  # the disk has changed since
-                command = _Refused(refusal)
+                command = Refused(refusal)
             self._entries[tag_of(taskfile)] = _Entry(
                 taskfile, result, command, self._drive.engine.now
             )
@@ -401,14 +406,3 @@ class _Abort(Command):
     async def finish(self) -> None:
         """Abort."""
         self._queue.abort(self._tags)
-
-
-class _Refused(Command):
-    """A command that was good when it came."""
-
-    def __init__(self, refusal: Aborted) -> None:
-        self._refusal = refusal
-
-    async def finish(self) -> None:
-        """Refuse it now."""
-        raise self._refusal

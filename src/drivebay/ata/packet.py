@@ -21,11 +21,12 @@ from drivebay.ata.command import (
     keep,
 )
 from drivebay.ata.device import Device, Reset
-from drivebay.ata.disk import Diagnostic, transfer_mode
+from drivebay.ata.disk import Diagnostic
+from drivebay.ata.escorted import AtaEscort, Escorted
 from drivebay.ata.identify import checksummed
 from drivebay.ata.identify_packet import identify_packet
 from drivebay.ata.registers import Feature, InterruptReason, Opcode, PacketFeatures
-from drivebay.ata.settings import Power
+from drivebay.ata.settings import Power, transfer_mode
 from drivebay.ata.taskfile import TaskFile
 from drivebay.disk.contract import Buffers
 from drivebay.platform.engine import Engine
@@ -121,7 +122,7 @@ class PacketDevice(Device):
 
     def unpack(self, taskfile: TaskFile, cdb: bytes, resumed: bool = False) -> Command:
         """The command in a packet. Raises `Aborted` with the sense key if the unit refuses it."""
-        self._cdb = cdb
+        self._cdb = self.issued.packet = cdb
         if cdb[0] == ScsiOpcode.REQUEST_SENSE and self._sense != NO_SENSE:
             task = request_sense(RequestSense.unpack(cdb), self._sense, self._forget_sense)
         else:
@@ -130,7 +131,13 @@ class PacketDevice(Device):
             except CheckCondition as condition:
                 raise self.checked(condition.sense) from condition
             self._forget_sense()
-        return _Execution(self, taskfile, task)
+        execution = _Execution(self, taskfile, task)
+        escort = None if resumed else super().escort(self.issued)
+        return execution if escort is None else Escorted(escort, execution)
+
+    def escort(self, taskfile: TaskFile) -> AtaEscort | None:
+        """Nobody goes with a packet before it is known what is in it."""
+        return None if taskfile.command == Opcode.PACKET else super().escort(taskfile)
 
     def _forget_sense(self) -> None:
         self._sense = NO_SENSE

@@ -6,7 +6,10 @@ import enum
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-__all__ = ["Power", "Settings"]
+from drivebay.ata.command import Aborted
+from drivebay.ata.registers import TransferMode
+
+__all__ = ["Power", "Settings", "transfer_mode"]
 
 
 class Power(enum.IntEnum):
@@ -43,3 +46,15 @@ class Settings:
     def restore(cls, state: dict[str, Any]) -> Self:
         """The settings that `save` gave."""
         return cls(**state)
+
+
+def transfer_mode(count: int) -> dict[str, Any]:
+    """The settings that SET TRANSFER MODE changes. Raises `Aborted` for a mode we have not."""
+    kind, mode = count >> 3, count & 7
+    if kind == TransferMode.ULTRA_DMA and mode <= 5:
+        return {"ultra_dma": mode, "multiword_dma": None}
+    if kind == TransferMode.MULTIWORD_DMA and mode <= 2:
+        return {"multiword_dma": mode, "ultra_dma": None}
+    if (kind == TransferMode.PIO and mode <= 4) or (kind == TransferMode.PIO_DEFAULT and mode <= 1):
+        return {}
+    raise Aborted(why=f"no transfer mode {count:#04x}")

@@ -22,16 +22,18 @@ class TaskFile:
     """The Command Block registers as the host wrote them, and as the device left them.
 
     `registers` are numbered as in the Command Block: 1 is Features, 2 Count, 3 to 5 the LBA ones.
-    `auxiliary` is the one that only a FIS has.
+    `auxiliary` is the one that only a FIS has. `packet` is none of them: the one that came with the
+    command, for whoever looks at it.
     """
 
-    __slots__ = ("auxiliary", "command", "device", "registers")
+    __slots__ = ("auxiliary", "command", "device", "packet", "registers")
 
     def __init__(self) -> None:
         self.registers = [0] * SIZE
         self.device = 0
         self.command = 0
         self.auxiliary = 0
+        self.packet = b""
 
     def copy(self) -> TaskFile:
         """The registers as they are now."""

@@ -50,7 +50,8 @@ class Live:
     seen: int = 0
     fired: int = 0
     held: list[Promise[None]] = field(default_factory=list)
-    latencies: dict[int, Latency] = field(default_factory=dict)
+    latencies: dict[Any, Latency] = field(default_factory=dict)
+    """By disk."""
     gone: bool = False
     """It holds nothing any more."""
 
@@ -71,12 +72,12 @@ class Live:
         self.fired += 1
         return True
 
-    def seconds(self, nsid: int, disk: Any, sector: int, count: int) -> float:
+    def seconds(self, disk: Any, sector: int, count: int) -> float:
         """How long a `Delay` says that an operation on `disk` takes; None where there is none."""
         assert isinstance(self.rule.action, Delay)
-        if nsid not in self.latencies:
-            self.latencies[nsid] = self.rule.action.profile(disk)
-        return self.latencies[nsid](sector, count)
+        if disk not in self.latencies:
+            self.latencies[disk] = self.rule.action.profile(disk)
+        return self.latencies[disk](sector, count)
 
     async def released(self) -> None:
         """Wait for `Faults.release`."""
@@ -88,10 +89,17 @@ class Live:
 
 
 class Faults:
-    """`rules` at work, in their order; `now` is a clock in seconds."""
+    """`rules` at work, in their order; `now` is a clock in seconds. `check` raises `ValueError` for
+    one that cannot be.
+    """
 
-    def __init__(self, now: Callable[[], float], rules: Iterable[Rule] = ()) -> None:
-        self._now = now
+    def __init__(
+        self,
+        now: Callable[[], float],
+        rules: Iterable[Rule] = (),
+        check: Callable[[Rule], None] = lambda rule: None,
+    ) -> None:
+        self._now, self._check = now, check
         self._log = RationedLog(log)
         self._live: list[Live] = []
         self.firings: deque[Firing] = deque(maxlen=REMEMBERED)
@@ -110,7 +118,8 @@ class Faults:
         return {str(live.rule): live.fired for live in self._live}
 
     def add(self, rule: Rule) -> None:
-        """Have a rule work from now on, behind the others."""
+        """Have a rule work from now on, behind the others. Raises `ValueError` if it cannot."""
+        self._check(rule)
         self._live.append(Live(rule, self._now(), random.Random(rule.match.seed)))
 
     def remove(self, rule: Rule) -> None:

@@ -8,12 +8,24 @@ an array ``fault`` of tables: ``command``, ``do``, and the conditions by name.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from drivebay.disk.described import load
-from drivebay.disk.errors import DiskOpenError
+from drivebay.disk.errors import (
+    DiskError,
+    DiskOpenError,
+    IllegalBlock,
+    IoError,
+    Medium,
+    MediumError,
+    NoSpace,
+    ReadOnly,
+    ReservationConflict,
+)
 from drivebay.disk.kinds.filters import latency
 from drivebay.disk.scanner import Node, Scanner, SpecError
 from drivebay.lab.rules import (
@@ -24,6 +36,7 @@ from drivebay.lab.rules import (
     Delay,
     Die,
     Direction,
+    DiskFault,
     Drop,
     Duplicate,
     Fail,
@@ -31,9 +44,13 @@ from drivebay.lab.rules import (
     Ignore,
     LoseInterrupt,
     Match,
+    Misdirect,
     Patch,
+    Remove,
     Rewrite,
     Rule,
+    Skip,
+    Torn,
     Vocabulary,
 )
 
@@ -46,11 +63,23 @@ MOST_BITS: Final = 4096
 PLAIN: Final[dict[str, Action]] = {
     "drop": Drop(),
     "ignore": Ignore(),
+    "skip": Skip(),
     "hold": Hold(),
     "duplicate": Duplicate(),
     "lose-interrupt": LoseInterrupt(),
     "die": Die(),
+    "remove": Remove(),
 }
+ERRORS: Final[dict[str, Callable[[int, int], DiskError]]] = {
+    "unrecovered-read": lambda sector, _: MediumError(Medium.UNRECOVERED_READ, sector),
+    "write-fault": lambda sector, _: MediumError(Medium.WRITE_FAULT, sector),
+    "io": lambda sector, count: IoError(errno.EIO, "fault rule"),
+    "no-space": lambda sector, count: NoSpace(errno.ENOSPC, "fault rule"),
+    "read-only": lambda sector, count: ReadOnly("fault rule"),
+    "illegal-block": lambda sector, count: IllegalBlock(sector, count, sector),
+    "reservation-conflict": lambda sector, count: ReservationConflict("fault rule"),
+}
+"""What a disk can raise."""
 
 
 def parse_rule(text: str, vocabulary: Vocabulary) -> Rule:
@@ -105,10 +134,8 @@ class _Parser:
         match = Match(commands=self._commands())
         conditions: dict[str, Callable[[], Any]] = {
             "on": lambda: scanner.word("the name of a controller", stops=",:"),
-            "nsid": lambda: self._number(0, 0xFFFFFFFF),
-            "lba": self._range,
             "direction": lambda: Direction(self._one_of([each.value for each in Direction])),
-            "queue": lambda: self._number(0, 0xFFFF),
+            self._words.place: lambda: self._number(0, 0xFFFF),
             "after": self._duration,
             "nth": lambda: self._number(1, MOST),
             "every": lambda: self._number(1, MOST),
@@ -116,7 +143,11 @@ class _Parser:
             "p": self._probability,
             "seed": lambda: self._number(0, MOST),
         }
-        aliases = {"on": "controller", "p": "probability"}
+        if self._words.addressed:
+            conditions["lba"] = self._range
+        if "nsid" in self._words.fields:
+            conditions["nsid"] = lambda: self._number(0, 0xFFFFFFFF)
+        aliases = {"on": "controller", "p": "probability", self._words.place: "queue"}
         found: set[str] = set()
         while scanner.take(","):
             start = scanner.position
@@ -169,17 +200,23 @@ class _Parser:
         scanner = self._scanner
         start = scanner.position
         name = scanner.name()
-        if name in PLAIN:
-            return PLAIN[name]
         readers: dict[str, Callable[[], Action]] = {
+            **{word: partial(_the, action) for word, action in PLAIN.items()},
             "status": self._status,
+            "error": self._error,
             "delay": self._delay,
             "corrupt": self._corrupt,
+            "torn": self._torn,
+            "misdirect": self._misdirect,
             "rewrite": self._rewrite,
             "patch": self._patch,
         }
+        known = self._words.actions
+        if name in readers and name not in known:
+            hint = f"what can become of one: {', '.join(sorted(known))}"
+            raise scanner.error(f"what there is for {self._words.controller} commands", start, hint)
         if name not in readers:
-            raise self._unknown("what happens", name, [*PLAIN, *readers], start)
+            raise self._unknown("what happens", name, known, start)
         return readers[name]()
 
     def _value_follows(self, what: str) -> None:
@@ -193,7 +230,7 @@ class _Parser:
         if _plain(name) not in self._words.statuses:
             known = [each.lower().replace("_", "-") for each in self._words.statuses]
             raise self._unknown("a status", name, known, start)
-        flags = {"retry": False, "late": False}
+        flags = ({"retry": False} if self._words.retries else {}) | {"late": False}
         while self._scanner.take(","):
             flags[self._one_of(list(flags))] = True
         return Fail(_plain(name), **flags)
@@ -210,6 +247,24 @@ class _Parser:
             raise SpecError(self._text, position, error.expected, error.hint) from None
         self._scanner.position = min(scanner.position, len(self._text))
         return Delay(profile)
+
+    def _error(self) -> Action:
+        self._value_follows("an error of a disk")
+        start = self._scanner.position
+        name = self._scanner.name()
+        if name not in ERRORS:
+            raise self._unknown("an error of a disk", name, ERRORS, start)
+        return DiskFault(name, ERRORS[name])
+
+    def _torn(self) -> Action:
+        return Torn(self._number(0, MOST)) if self._scanner.take("=") else Torn()
+
+    def _misdirect(self) -> Action:
+        self._value_follows("blocks, as in +8")
+        sign = 1 if self._scanner.take("+") else -1 if self._scanner.take("-") else 0
+        if not sign:
+            raise self._scanner.error("'+' or '-' and a number of blocks")
+        return Misdirect(sign * self._number(1, MOST))
 
     def _corrupt(self) -> Action:
         return Corrupt(self._number(1, MOST_BITS)) if self._scanner.take("=") else Corrupt()
@@ -320,6 +375,10 @@ class _Parser:
         if not digits or len(digits) % 2 or not _is_hex(digits):
             raise self._scanner.error("bytes in hex, two digits each", start)
         return bytes.fromhex(digits)
+
+
+def _the(action: Action) -> Action:
+    return action
 
 
 def _no_disk(_scanner: Scanner) -> Node:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
+    from drivebay.disk.errors import DiskError
     from drivebay.disk.filters.latency import Latency
 
 __all__ = [
+    "ACTIONS",
     "ACT_ON_ENABLE",
     "ENABLE",
     "FLUSH",
@@ -29,6 +31,7 @@ __all__ = [
     "Delay",
     "Die",
     "Direction",
+    "DiskFault",
     "Drop",
     "Duplicate",
     "Fail",
@@ -36,13 +39,24 @@ __all__ = [
     "Ignore",
     "LoseInterrupt",
     "Match",
+    "Misdirect",
     "Patch",
+    "Remove",
     "Rewrite",
     "Rule",
+    "Skip",
     "Subject",
+    "Torn",
     "Vocabulary",
 ]
 
+ACTIONS: Final = frozenset(
+    {
+        *("status", "error", "drop", "ignore", "skip", "delay", "hold", "corrupt", "torn"),
+        *("misdirect", "rewrite", "patch", "duplicate", "lose-interrupt", "die", "remove"),
+    }
+)
+"""The words for all that can become of a command."""
 ENABLE: Final = "ENABLE"
 """No command, but the host's wish that the controller get ready. Only rules that name it match."""
 IO, READ, WRITE, FLUSH = "IO", "READ", "WRITE", "FLUSH"
@@ -79,6 +93,12 @@ class Vocabulary:
     """What the queue of a command is called, where it is none."""
     controller: str = "controller"
     """What such a controller is called."""
+    actions: frozenset[str] = frozenset()
+    """What can become of its commands, by the words of the language."""
+    addressed: bool = True
+    """Commands name blocks."""
+    retries: bool = False
+    """A status can say whether to try again."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +200,42 @@ class Fail:
 
 
 @dataclass(frozen=True)
+class DiskFault:
+    """Its disk fails, as `make` says of the sector and the count that are wanted: the controller
+    finds the status.
+    """
+
+    name: str
+    make: Callable[[int, int], DiskError]
+
+
+@dataclass(frozen=True)
+class Skip:
+    """It ends well, and has not acted: a write is lost, a flush makes nothing stable, and where
+    data should be is what was there before.
+    """
+
+
+@dataclass(frozen=True)
+class Torn:
+    """Only the first `blocks` of what it writes reach the disk; by the dice if that is None."""
+
+    blocks: int | None = None
+
+
+@dataclass(frozen=True)
+class Misdirect:
+    """It reads or writes at a place so many blocks on."""
+
+    blocks: int
+
+
+@dataclass(frozen=True)
+class Remove:
+    """What it is for is taken away: as the control socket does that, before the next turn."""
+
+
+@dataclass(frozen=True)
 class Drop:
     """It acts, and nobody is told."""
 
@@ -258,6 +314,11 @@ Action = (
     | Duplicate
     | LoseInterrupt
     | Die
+    | DiskFault
+    | Skip
+    | Torn
+    | Misdirect
+    | Remove
 )
 ACT_ON_ENABLE: Final = (Drop, Ignore, Delay, Hold, Die)
 """What can become of `ENABLE`: the controller is never ready, late, when released, or fails."""

@@ -7,18 +7,20 @@ What a command and an outcome are is the controller's own; `docs/architecture.md
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["Dropped", "InFlight", "Observed", "Observer", "Tap"]
+from drivebay.disk.contract import Buffers, Operation
+
+__all__ = ["Dropped", "Escort", "InFlight", "Observed", "Observer", "Tap"]
 
 C = TypeVar("C")
 R = TypeVar("R")
 
 
 class Dropped(Exception):
-    """Raised by an observer: nobody is ever told how the command ended."""
+    """Raised by an escort: nobody is ever told how the command ended."""
 
 
 class Tap(Protocol):
@@ -36,16 +38,43 @@ class Tap(Protocol):
         """The guest is told how it ended."""
 
 
-class Observer(Protocol[C, R]):
-    """Both are coroutines, and may wait. They may raise what the controller's own commands raise to
-    end one with a status, or `Dropped`.
+class Escort(Generic[C, R]):
+    """Goes with one command until its end is told; this one changes nothing. Its coroutines may
+    wait; they may raise what the controller's own commands raise to end one with a status, or
+    `Dropped`.
     """
 
-    async def command(self, queue: int, command: C) -> C:
-        """A command, before it acts. What is returned acts in its place."""
+    twice = False
+    """Its end is told twice, where that can be."""
+    quiet = False
+    """Its end is told without an interrupt."""
 
-    async def completion(self, queue: int, command: C, outcome: R) -> R:
-        """How it ended, after it has acted. What is returned is told the guest."""
+    def __init__(self, command: C) -> None:
+        self.command = command
+        """What acts."""
+
+    async def before(self) -> bool:
+        """Before it acts; False if it shall not, and end well all the same."""
+        return True
+
+    async def move(
+        self, offset: int, buffers: Buffers, move: Callable[[Buffers], Operation]
+    ) -> None:
+        """Have `move` move a part of its data, the one from byte `offset` on. Not called by NVMe,
+        whose commands find their data themselves.
+        """
+        await move(buffers)
+
+    async def after(self, outcome: R) -> R:
+        """After it has acted, well or not. What is returned is told the guest."""
+        return outcome
+
+
+class Observer(Protocol[C, R]):
+    """May meddle."""
+
+    def command(self, queue: int, tag: int, command: C) -> Escort[C, R] | None:
+        """Who goes with a command that was taken from the guest; mostly nobody."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from drivebay.disk.contract import Buffers, Operation, byte_length
 from drivebay.platform.engine import Engine
 from drivebay.platform.engine import Task as Running
 from drivebay.platform.logs import RationedLog
-from drivebay.platform.observer import InFlight, Tap
+from drivebay.platform.observer import Dropped, Escort, InFlight, Observer, Tap
 from drivebay.scsi import cdb as cdbs
 from drivebay.scsi.inquiry import StandardInquiry
 from drivebay.scsi.opcodes import Opcode
@@ -97,6 +97,10 @@ class Request:
     since: float
     running: Running | None = None
     ended: bool = False
+    escort: Escort[bytes, Outcome] | None = None
+    """Who meddles."""
+    lost: Callable[[], None] | None = None
+    """Ends it, where it has acted and nobody was told."""
     reset: bool = False
     """It is given up by a reset."""
     then: Sequence[Then] = ()
@@ -104,7 +108,9 @@ class Request:
 
     def cancel(self) -> None:
         """Give it up. Its `done` is told that it was aborted, at once or when it could be."""
-        if self.running is not None:
+        if self.lost is not None:
+            self.lost()
+        elif self.running is not None:
             self.running.cancel()
         elif self in self.tasks.waiting:
             self.tasks.waiting.remove(self)
@@ -114,6 +120,8 @@ class Request:
         """It has ended."""
         self.ended = True
         self.done(outcome)
+        if self.escort is not None and self.escort.twice:
+            self.done(outcome)
         for then in self.then:
             then()
 
@@ -142,6 +150,8 @@ class Target:
         self._engine = engine
         self.tap: Tap | None = None
         """Shown the unit's number as the queue, a CDB, and its `Outcome`."""
+        self.observer: Observer[bytes, Outcome] | None = None
+        """May meddle with commands that a unit does, shown as to `tap`."""
         self._units: dict[int, DeviceServer] = {}
         self._tasks: dict[int, _TaskSet] = {}
         self._leaving: list[_TaskSet] = []
@@ -214,6 +224,11 @@ class Target:
             tasks.running or tasks.waiting for tasks in self._tasks.values()
         )
 
+    def task_set(self, lun: int) -> dict[str, int]:
+        """How many tasks of a unit run, and how many wait for them. Raises `KeyError`."""
+        tasks = self._tasks[lun]
+        return {"running": len(tasks.running), "waiting": len(tasks.waiting)}
+
     def in_flight(self) -> Iterator[InFlight]:
         """The commands under way, and those that wait for them."""
         for lun in self.luns:
@@ -244,8 +259,10 @@ class Target:
             done(self._answer(lun, cdb, data_in))
             return None
         tasks = self._tasks[lun]
+        escort = None if self.observer is None else self.observer.command(lun, tag, cdb)
+        alone = tasks.firsts or tasks.waiting or escort is not None
         direct = None
-        if attribute is Attribute.SIMPLE and not tasks.firsts and not tasks.waiting:
+        if attribute is Attribute.SIMPLE and not alone:
             try:
                 direct = unit.direct(cdb, data_in, data_out)
             except Exception as error:
@@ -255,7 +272,7 @@ class Target:
                 done(Outcome(Status.GOOD, b"", direct[0]))
                 return None
         now = self._engine.now
-        request = Request(unit, tasks, cdb, tag, data_in, data_out, done, attribute, now)
+        request = Request(unit, tasks, cdb, tag, data_in, data_out, done, attribute, now, escort)
         if tasks.must_wait(request) or (tasks.waiting and attribute is not Attribute.HEAD_OF_QUEUE):
             tasks.waiting.append(request)
         else:
@@ -280,6 +297,9 @@ class Target:
         error: BaseException | None,
     ) -> None:
         """It has ended. Of one that was direct, `moved` are the bytes it has moved."""
+        if isinstance(error, Dropped):
+            request.lost = partial(self._ended, tasks, request, None, None, Cancelled())
+            return
         del tasks.running[request]
         tasks.firsts -= request.attribute is not Attribute.SIMPLE
         if error is not None:
@@ -419,10 +439,33 @@ def ignore(_sense: Sense) -> None:
 
 
 async def _perform(request: Request) -> Outcome:
+    if request.escort is not None:
+        return await _escorted(request, request.escort)
     return await _move(request.unit.execute(request.cdb), request.data_in, request.data_out)
 
 
-async def _move(task: Task, data_in: Buffers, data_out: Buffers) -> Outcome:
+async def _escorted(request: Request, escort: Escort[bytes, Outcome]) -> Outcome:
+    """The same, with somebody meddling."""
+    data_in, data_out = request.data_in, request.data_out
+    try:
+        if await escort.before():
+            task = request.unit.execute(escort.command)
+            outcome = await _move(task, data_in, data_out, escort)
+        else:
+            outcome = Outcome(Status.GOOD, transferred=byte_length(data_in or data_out))
+    except (Cancelled, Dropped):
+        raise
+    except Exception as error:
+        outcome = _failed(request.unit, request.cdb, error)
+    return await escort.after(outcome)
+
+
+async def _move(
+    task: Task,
+    data_in: Buffers,
+    data_out: Buffers,
+    escort: Escort[bytes, Outcome] | None = None,
+) -> Outcome:
     """Move all the data there is, then finish."""
     if task.prepares:
         await task.prepare()
@@ -432,7 +475,12 @@ async def _move(task: Task, data_in: Buffers, data_out: Buffers) -> Outcome:
         moved, room = task.length, byte_length(buffers)
         if room < moved:
             return Outcome(Status.GOOD, overrun=True)
-        await task.transfer(0, buffers if room == moved else cut(buffers, 0, moved))
+        if room > moved:
+            buffers = cut(buffers, 0, moved)
+        if escort is None:
+            await task.transfer(0, buffers)
+        else:
+            await escort.move(0, buffers, partial(task.transfer, 0))
     await task.finish()
     return Outcome(Status.GOOD, transferred=moved)
 

@@ -81,7 +81,8 @@ class CommandList:
         self._tables: dict[int, PrdTable] = {}
         self._signals: deque[tuple[Any, ...]] = deque()
         self._done = 0  # queued commands to be told of,
-        self._failed = False  # or that one has failed
+        self._failed = False  # or that one has failed,
+        self._interrupts = False  # and with an interrupt
         self._signature_due = self._in_software_reset = False
         self._working = self._will_publish = self._will_go_on = False
         self._handlers: dict[str, Callable[..., None]] = {
@@ -109,9 +110,10 @@ class CommandList:
         """A queued command wants to move data."""
         self._signal("setup", tag)
 
-    def set_device_bits(self, device: Device, tags: int) -> None:
+    def set_device_bits(self, device: Device, tags: int, interrupt: bool) -> None:
         """Queued commands are done: those of one turn make one FIS."""
         self._done |= tags
+        self._interrupts |= interrupt
         self._failed |= bool(device.status & ERR)
         if not self._working and not self._will_publish:
             self._will_publish = True
@@ -382,7 +384,9 @@ class CommandList:
         self._tables = {slot: each for slot, each in self._tables.items() if not tags >> slot & 1}
         port.sact &= ~tags
         port.tfd = error << 8 | port.tfd & (BSY | DRQ) | status
-        if self._post(SET_DEVICE_BITS_AT, set_device_bits_fis(status, error, tags), SDBS):
+        interrupt, self._interrupts = self._interrupts, False
+        fis = set_device_bits_fis(status, error, tags, interrupt)
+        if self._post(SET_DEVICE_BITS_AT, fis, SDBS if interrupt else 0):
             port.completed(tags.bit_count())
         if failed:
             self._halt(TFES)
@@ -422,7 +426,7 @@ class CommandList:
         self._tables.clear()
         self._packet = None
         self._done = 0
-        self._failed = self._ended_with_block = False
+        self._failed = self._interrupts = self._ended_with_block = False
 
     def stop(self) -> None:
         """The guest has cleared ST: nothing of the list matters any more."""
@@ -466,6 +470,7 @@ class CommandList:
             "signals": [list(signal) for signal in self._signals],
             "done": self._done,
             "failed": self._failed,
+            "interrupts": self._interrupts,
             "signature_due": self._signature_due,
             "in_software_reset": self._in_software_reset,
         }
@@ -479,6 +484,7 @@ class CommandList:
         self._tables = {slot: PrdTable.restore(memory, each) for slot, each in state["tables"]}
         self._signals = deque(tuple(signal) for signal in state["signals"])
         self._done, self._failed = state["done"], state["failed"]
+        self._interrupts = state["interrupts"]
         self._signature_due = state["signature_due"]
         self._in_software_reset = state["in_software_reset"]
 

@@ -51,7 +51,7 @@ def dma_setup_fis(tag: int, length: int, inward: bool) -> bytes:
     return DmaSetupFis.layout.pack(FisType.DMA_SETUP, flags, 0, tag, 0, 0, 0, length, 0)
 
 
-def set_device_bits_fis(status: int, error: int, tags: int) -> bytes:
+def set_device_bits_fis(status: int, error: int, tags: int, interrupt: bool) -> bytes:
     """The queued commands in the mask `tags` are done."""
-    kind = FisType.SET_DEVICE_BITS
-    return SetDeviceBitsFis.layout.pack(kind, INTERRUPT, status & NOT_BUSY, error, tags)
+    kind, flags = FisType.SET_DEVICE_BITS, INTERRUPT if interrupt else 0
+    return SetDeviceBitsFis.layout.pack(kind, flags, status & NOT_BUSY, error, tags)

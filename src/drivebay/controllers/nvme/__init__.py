@@ -3,13 +3,14 @@
 from drivebay.controllers.nvme.controller import Controller
 from drivebay.controllers.nvme.namespace import Namespace
 from drivebay.controllers.nvme.nvme import NVME, Nvme
-from drivebay.controllers.nvme.observer import Observer
+from drivebay.controllers.nvme.observer import Escort, Observer
 from drivebay.controllers.nvme.status import Refused, Status
 from drivebay.controllers.nvme.subsystem import Subsystem
 
 __all__ = [
     "NVME",
     "Controller",
+    "Escort",
     "Namespace",
     "Nvme",
     "Observer",

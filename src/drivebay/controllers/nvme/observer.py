@@ -1,19 +1,22 @@
-"""Who may look at commands before they act, and at completions before they are posted."""
+"""Who may meddle with commands before they act, and with completions before they are posted."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from drivebay.controllers.nvme.structures import Command, Completion
+from drivebay.platform.observer import Escort as CommandEscort
 from drivebay.platform.observer import Observer as CommandObserver
 
-__all__ = ["Observer"]
+__all__ = ["Escort", "Observer"]
+
+Escort = CommandEscort[Command, Completion]
+"""A completion's queue, head and phase are filled in later."""
 
 
 class Observer(CommandObserver[Command, Completion], Protocol):
-    """`queue` is the submission queue's identifier, 0 for the admin queue. A completion's queue,
-    head and phase are filled in later. Asynchronous events are not shown: they end when something
-    happens, not when they are served.
+    """`queue` is the submission queue's identifier, 0 for the admin queue. Asynchronous events are
+    not shown: they end when something happens, not when they are served.
     """
 
     async def enable(self) -> None:

@@ -225,7 +225,8 @@ class Worker:
         sq.rows[cid] = row
         value, failed = None, None
         try:
-            escort = self.observer and self.observer.command(sq.id, cid, command)
+            observer = self.observer
+            escort = None if observer is None else observer.command(sq.id, cid, command)
             if escort is not None:
                 outcome: Outcome = self._escorted(escort, sq, row)
             else:

@@ -32,10 +32,10 @@ from drivebay.controllers.virtio.requests import (
 )
 from drivebay.controllers.virtio.ring import Rows
 from drivebay.controllers.virtio.runner import Runner
-from drivebay.disk.contract import Disk, Operation, Unmap
+from drivebay.disk.contract import Buffers, Disk, Operation, Unmap, byte_length
 from drivebay.disk.errors import DiskError
 from drivebay.platform.engine import Engine
-from drivebay.platform.observer import InFlight, Tap
+from drivebay.platform.observer import Dropped, Escort, InFlight, Observer, Tap
 from drivebay.suspend import DONE, Cancelled
 
 __all__ = ["BlockDevice", "BlockStatistics"]
@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 IN: Final = int(BlockType.IN)
 OUT: Final = int(BlockType.OUT)
 OK: Final = int(BlockStatus.OK)
+Asked = tuple[int, int, int]
+"""A request as it is shown: type, sector, and bytes of data."""
 MAX_SEGMENTS: Final = 256
 MAX_RANGE: Final = 1 << 22
 """Most 512-byte units in one DISCARD or WRITE_ZEROES segment (2 GiB)."""
@@ -100,6 +102,8 @@ class BlockDevice(RingDevice):
         self.statistics = BlockStatistics()
         self.tap: Tap | None = None
         """Shown type, sector and length of a request, and its status."""
+        self.observer: Observer[Asked, int] | None = None
+        """May meddle with the same."""
         self._waiting: dict[tuple[Runner, int], InFlight] = {}  # by chain
         self._ratio: int = disk.sector_size // SECTOR_SIZE
         self._shift: int = self._ratio.bit_length() - 1
@@ -196,39 +200,72 @@ class BlockDevice(RingDevice):
         """
         memory = runner.queue.memory
         frame = plain_frame(rows, memory.window) or any_frame(rows, memory)
-        kind, sector, data, length, written, ram, status_at = frame
+        kind, sector, _, length, written, ram, status_at = frame
         if self.tap is not None:
             self.tap.began(runner.index, head, (kind, sector, length))
+        escort = None
+        if self.observer is not None:
+            escort = self.observer.command(runner.index, head, (kind, sector, length))
         try:
-            if kind == IN:
-                if length & self._inside_sector or sector & self._inside_ratio or written <= length:
-                    raise self._misfit(frame)
-                self.statistics.reads += 1
-                self.statistics.read_bytes += length
-                operation = self._read(sector >> self._shift, data)
-            elif kind == OUT:
-                if length & self._inside_sector or sector & self._inside_ratio or written > 1:
-                    raise self._misfit(frame)
-                self.statistics.writes += 1
-                self.statistics.write_bytes += length
-                operation = self._write(sector >> self._shift, data, self._fua)
-            else:
-                operation = self._serving.get(kind, self._unsupported)(frame)
+            operation = self._act(frame) if escort is None else self._escorted(escort, frame)
             # Not send(None): a StopIteration for each request would cost as much as its parsing.
             suspension = None if operation is DONE else next(operation.__await__(), None)
             status = OK
+        except Dropped:
+            runner.lose(head)
+            return None
         except Exception as error:
             suspension, status = None, self._status_of(kind, error)
         if suspension is not None:
             request, now = (kind, sector, length), self._engine.now
             self._waiting[runner, head] = InFlight(runner.index, head, request, now)
-            done = partial(self._ended, runner, head, frame)
+            done = partial(self._ended, runner, head, frame, escort)
             runner.park(head, operation, suspension, done)
             return None
+        if escort is not None and escort.quiet:
+            self.mute()
         ram[status_at] = status
         if self.tap is not None:
             self.tap.ended(runner.index, head, status)
         return written
+
+    def _act(self, frame: Frame) -> Operation:
+        """What a request asks for. Raises `Refused`."""
+        kind, sector, data, length, written, _, _ = frame
+        if kind == IN:
+            if length & self._inside_sector or sector & self._inside_ratio or written <= length:
+                raise self._misfit(frame)
+            self.statistics.reads += 1
+            self.statistics.read_bytes += length
+            return self._read(sector >> self._shift, data)
+        if kind == OUT:
+            if length & self._inside_sector or sector & self._inside_ratio or written > 1:
+                raise self._misfit(frame)
+            self.statistics.writes += 1
+            self.statistics.write_bytes += length
+            return self._write(sector >> self._shift, data, self._fua)
+        return self._serving.get(kind, self._unsupported)(frame)
+
+    async def _escorted(self, escort: Escort[Asked, int], frame: Frame) -> None:
+        """The same, with somebody meddling."""
+        _, _, data, length, written, ram, status_at = frame
+        status = OK
+        try:
+            if await escort.before():
+                kind, sector, _ = escort.command
+
+                def act(buffers: Buffers) -> Operation:
+                    size = byte_length(buffers)
+                    return self._act((kind, sector, list(buffers), size, written, ram, status_at))
+
+                await escort.move(0, data, act) if length else await act(data)
+        except (Cancelled, Dropped):
+            raise
+        except Exception as error:
+            status = self._status_of(frame[0], error)
+        status = await escort.after(status)
+        if status != OK:
+            raise Refused(BlockStatus(status), "a meddler's status")
 
     @staticmethod
     def _misfit(frame: Frame) -> Refused:
@@ -238,10 +275,19 @@ class BlockDevice(RingDevice):
         return Refused(BlockStatus.IOERR, f"{length} {side} bytes at {sector}")
 
     def _ended(
-        self, runner: Runner, head: int, frame: Frame, _value: Any, error: BaseException | None
+        self,
+        runner: Runner,
+        head: int,
+        frame: Frame,
+        escort: Escort[Asked, int] | None,
+        _value: Any,
+        error: BaseException | None,
     ) -> None:
         """The operation of a request has ended, after it had to wait."""
         del self._waiting[runner, head]
+        if isinstance(error, Dropped):
+            runner.lose(head)
+            return
         if isinstance(error, Cancelled):
             runner.drop(head)
             return
@@ -249,6 +295,11 @@ class BlockDevice(RingDevice):
         ram[status_at] = status = OK if error is None else self._status_of(kind, error)
         if self.tap is not None:
             self.tap.ended(runner.index, head, status)
+        if escort is not None:
+            if escort.quiet:
+                self.mute()
+            if escort.twice:
+                runner.queue.repeat(head, written)
         runner.finish(head, written)
 
     def in_flight(self) -> Iterator[InFlight]:

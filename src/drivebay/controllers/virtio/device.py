@@ -32,6 +32,10 @@ def mask(*features: IntEnum) -> int:
 RING_FEATURES: Final = mask(RingFeature.INDIRECT_DESC, RingFeature.EVENT_IDX, RingFeature.VERSION_1)
 
 
+def silence() -> None:
+    """Where an interrupt goes that nobody shall hear."""
+
+
 class RingDevice:
     """A device with `queues` request queues, and `others` before them, on `engine`.
 
@@ -87,6 +91,11 @@ class RingDevice:
         self._runners[index] = runner
         self.kick(index)
 
+    @property
+    def queue_states(self) -> dict[int, dict[str, int]]:
+        """The queues that the driver has set up, by number; see `Runner.state`."""
+        return {index: runner.state for index, runner in self._runners.items()}
+
     def hold(self, held: bool) -> None:
         """While it is held no request is taken, from whatever queue."""
         self._held = held
@@ -109,6 +118,19 @@ class RingDevice:
             stopped(position)
 
         runner.stop(at_rest, cancel=cancel)
+
+    def mute(self) -> None:
+        """What is given back in this turn is told by no interrupt: no device does that."""
+        for runner in self._runners.values():
+            queue = runner.queue
+            if queue.signal is not silence:
+                self._engine.later(partial(setattr, queue, "signal", queue.signal))
+                queue.signal = silence
+
+    def fail(self, why: str) -> None:
+        """Serve nothing before the driver resets the device, and say so (section 2.1.2)."""
+        for runner in tuple(self._runners.values()):
+            runner.fail(RingError(why))
 
     def cancel_queue(self, index: int) -> None:
         """Do not wait for a queue that is being stopped."""

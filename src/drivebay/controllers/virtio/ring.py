@@ -82,6 +82,11 @@ class Queue:
         """Give many back: `done` is head and written in turn."""
         raise NotImplementedError
 
+    def repeat(self, head: int, written: int) -> None:
+        """Say that a chain is given back which will be given back once more: no device does that.
+        Only a split ring can say so, as the descriptors of a packed one are the answer.
+        """
+
     def publish(self) -> None:
         """Make what was pushed visible, and interrupt the driver if it wants that."""
         raise NotImplementedError
@@ -105,6 +110,11 @@ class Queue:
     @property
     def position(self) -> int:
         """Where the driver's next chain will be; see `platform.virtio.Stopped`."""
+        raise NotImplementedError
+
+    @property
+    def state(self) -> dict[str, int]:
+        """Its size and positions, for a person."""
         raise NotImplementedError
 
 

@@ -26,6 +26,17 @@ class Cancellable(Protocol):
         """Give it up, if that can be: then, at once or later, it drops its chain."""
 
 
+class Lost:
+    """A chain whose request has ended, and which is not given back."""
+
+    def __init__(self, runner: Runner, head: int) -> None:
+        self._runner, self._head = runner, head
+
+    def cancel(self) -> None:
+        """Forget it."""
+        self._runner.drop(self._head)
+
+
 class Runner:
     """Runs one queue, the device's `index`-th, on an engine.
 
@@ -91,7 +102,7 @@ class Runner:
                 self._engine.later(self._go_on)
         except RingError as error:
             self._give_back(done)  # what came before the broken chain was served
-            self._fail(error)
+            self.fail(error)
         finally:
             self._draining = False
 
@@ -117,7 +128,7 @@ class Runner:
                     break
         except RingError as error:
             self._give_back(done)
-            self._fail(error)
+            self.fail(error)
         finally:
             self._draining = False
 
@@ -151,6 +162,15 @@ class Runner:
         """
         self._tasks[head] = operation
 
+    def lose(self, head: int) -> None:
+        """The operation of a chain has ended, but it is not given back before the queue is stopped:
+        no device does that.
+        """
+        if self._closed:
+            self.drop(head)
+        else:
+            self._tasks[head] = Lost(self, head)
+
     def finish(self, head: int, written: int) -> None:
         """Give a chain back whose operation had to wait."""
         self.queue.push(head, written)
@@ -169,10 +189,16 @@ class Runner:
         self._publishing = False
         self.queue.publish()
 
-    def _fail(self, error: RingError) -> None:
+    def fail(self, error: RingError) -> None:
+        """Leave the queue alone until it is stopped."""
         if not self._closed:
             self._closed = True
             self._broken(error)
+
+    @property
+    def state(self) -> dict[str, int]:
+        """The queue's, and how many of its chains are under way."""
+        return {**self.queue.state, "under-way": len(self._tasks)}
 
     # -- stopping --------------------------------------------------------------------------------
 
@@ -195,8 +221,9 @@ class Runner:
         """Serve no more; call `stopped` when nothing is in flight."""
         self._closed = True
         self._stopped = stopped
-        if cancel:
-            self.cancel()
+        for task in tuple(self._tasks.values()):
+            if cancel or isinstance(task, Lost):
+                task.cancel()
         self._look_stopped()
 
     def cancel(self) -> None:

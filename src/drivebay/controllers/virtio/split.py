@@ -68,6 +68,11 @@ class SplitQueue(Queue):
         """The available index of the next chain."""
         return self._popped
 
+    @property
+    def state(self) -> dict[str, int]:
+        """The indices up to which chains were taken and given back."""
+        return {"size": self.size, "available": self._popped, "used": self._pushed}
+
     def chains(self) -> Iterator[Chain]:
         """The chains that the driver has made available. Raises `RingError`."""
         tracker, held = self.tracker, self.held
@@ -165,6 +170,8 @@ class SplitQueue(Queue):
         self._pushed = (self._pushed + len(done) // 2) & 0xFFFF
         if self.tracker is not None:
             self.tracker.pushed(done[::2])
+
+    repeat = Queue.push
 
     def publish(self) -> None:
         """Make what was pushed visible, and interrupt the driver if it wants that."""

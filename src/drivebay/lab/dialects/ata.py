@@ -6,6 +6,7 @@ What a packet holds is SCSI: its CDB is read by that dialect, and rules may name
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from drivebay.ata.command import Protocol
@@ -14,7 +15,17 @@ from drivebay.ata.ncq import QUEUED
 from drivebay.ata.registers import DeviceRegister, Error, Opcode, Status, name_of
 from drivebay.ata.taskfile import TaskFile
 from drivebay.lab.dialects import Ended, scsi
-from drivebay.lab.rules import FLUSH, IO, OPCODE, READ, WRITE, Direction, Subject, Vocabulary
+from drivebay.lab.rules import (
+    ACTIONS,
+    FLUSH,
+    IO,
+    OPCODE,
+    READ,
+    WRITE,
+    Direction,
+    Subject,
+    Vocabulary,
+)
 
 __all__ = ["VOCABULARY", "describe", "outcome"]
 
@@ -54,7 +65,7 @@ OTHER_DIRECTIONS: Final[dict[int, Direction]] = {
     Opcode.RECEIVE_FPDMA_QUEUED: Direction.READ,
 }
 ERRORS: Final = ("ICRC", "UNC", "MC", "IDNF", "MCR", "ABRT", "NM")
-"""Bits of the Error register that a rule may set; DF is of the Status register."""
+"""Bits of the Error register that a rule may set. The senses are those of packets."""
 ERR, DF = int(Status.ERR), int(Status.DF)
 LBA: Final = int(DeviceRegister.LBA)
 FIELDS: Final = ("features", "count", "lba", "device", "auxiliary")
@@ -63,10 +74,11 @@ VOCABULARY: Final = Vocabulary(
     groups=frozenset({IO, READ, WRITE, FLUSH}),
     unnamed=frozenset({OPCODE}),
     commands=frozenset(Opcode.__members__) | scsi.VOCABULARY.commands,
-    statuses=frozenset({*ERRORS, "DF"}),
+    statuses=frozenset(ERRORS) | scsi.SENSES.keys(),
     fields=frozenset(FIELDS) | scsi.VOCABULARY.fields,
     changes=frozenset(FIELDS),
     place="port",
+    actions=ACTIONS - {"duplicate"},
 )
 
 
@@ -75,6 +87,9 @@ def describe(queue: int, command: TaskFile, controller: str = "ata") -> Subject:
     geometry: that command has none here.
     """
     number = command.command
+    if number == Opcode.PACKET and command.packet:
+        inner = scsi.describe(queue, command.packet, controller)
+        return replace(inner, groups=inner.groups | {Opcode.PACKET.name}, place="port")
     if number in QUEUED or number in Opcode._value2member_map_:
         name = Opcode(number).name
     else:

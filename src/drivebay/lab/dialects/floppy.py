@@ -47,6 +47,10 @@ VOCABULARY: Final = Vocabulary(
     statuses=frozenset(STATUSES),
     fields=frozenset(PLACES),
     place="drive",
+    actions=frozenset(
+        {"status", "drop", "ignore", "delay", "hold", "lose-interrupt", "die", "remove"}
+    ),
+    addressed=False,
 )
 
 

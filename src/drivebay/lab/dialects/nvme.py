@@ -10,7 +10,7 @@ from drivebay.controllers.nvme.opcodes import AdminOpcode, NvmOpcode
 from drivebay.controllers.nvme.status import Status, status_name
 from drivebay.controllers.nvme.structures import Command
 from drivebay.lab.dialects import Ended
-from drivebay.lab.rules import ENABLE, IO, Direction, Subject, Vocabulary
+from drivebay.lab.rules import ACTIONS, ENABLE, IO, Direction, Subject, Vocabulary
 
 __all__ = ["VOCABULARY", "WIDTHS", "describe", "describe_command", "outcome"]
 
@@ -46,6 +46,8 @@ VOCABULARY: Final = Vocabulary(
     fields=frozenset(WIDTHS),
     changes=frozenset(WIDTHS),
     results=frozenset({"dw0"}),
+    actions=ACTIONS,
+    retries=True,
 )
 
 

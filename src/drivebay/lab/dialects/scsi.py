@@ -9,7 +9,17 @@ from collections.abc import Callable
 from typing import Final
 
 from drivebay.lab.dialects import Ended
-from drivebay.lab.rules import FLUSH, IO, OPCODE, READ, WRITE, Direction, Subject, Vocabulary
+from drivebay.lab.rules import (
+    ACTIONS,
+    FLUSH,
+    IO,
+    OPCODE,
+    READ,
+    WRITE,
+    Direction,
+    Subject,
+    Vocabulary,
+)
 from drivebay.scsi import sense as senses
 from drivebay.scsi.opcodes import Opcode, cdb_length
 from drivebay.scsi.sense import Sense, SenseKey
@@ -76,6 +86,7 @@ VOCABULARY: Final = Vocabulary(
     fields=frozenset(f"cdb{n}" for n in range(BYTES)),
     changes=frozenset(f"cdb{n}" for n in range(BYTES)),
     place="lun",
+    actions=ACTIONS,
 )
 
 

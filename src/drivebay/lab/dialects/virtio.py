@@ -7,7 +7,7 @@ from typing import Final
 
 from drivebay.controllers.virtio.registers import SECTOR_SIZE, BlockStatus, BlockType
 from drivebay.lab.dialects import Ended
-from drivebay.lab.rules import IO, OPCODE, READ, WRITE, Direction, Subject, Vocabulary
+from drivebay.lab.rules import ACTIONS, IO, OPCODE, READ, WRITE, Direction, Subject, Vocabulary
 
 __all__ = ["VOCABULARY", "Request", "describe", "outcome"]
 
@@ -23,6 +23,7 @@ VOCABULARY: Final = Vocabulary(
     statuses=frozenset(BlockStatus.__members__) - {"OK"},
     fields=frozenset(FIELDS),
     changes=frozenset({"type", "sector"}),
+    actions=ACTIONS,
 )
 GROUPS: Final = {BlockType.IN: frozenset({IO, READ}), BlockType.OUT: frozenset({IO, WRITE})}
 DIRECTIONS: Final = {
