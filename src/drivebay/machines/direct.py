@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from drivebay.controllers.virtio.device import RingDevice
 from drivebay.controllers.virtio.mmio import MMIO_SIZE, MmioTransport
 from drivebay.machines.acpi import Acpi, VirtioMmio, put_acpi
 from drivebay.machines.chips.piix4 import PMBA, PMREGMISC, IsaRegisters, PowerRegisters
 from drivebay.machines.pc import Pc
+from drivebay.platform.virtio import Device
 
 __all__ = ["VIRTIO_MMIO_PLACES", "prepare", "put_virtio"]
 
@@ -28,7 +28,7 @@ VIRTIO_MMIO_PLACES: Final = 8
 """The I/O APIC's inputs that no ISA interrupt has."""
 
 
-def put_virtio(pc: Pc, number: int, device: RingDevice) -> VirtioMmio:
+def put_virtio(pc: Pc, number: int, device: Device) -> VirtioMmio:
     """Put a virtio device at one of the places, 0 to 7; `prepare` is to be told of it.
 
     Raises `ValueError` if there is no such place.
