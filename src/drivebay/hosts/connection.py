@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from drivebay.hosts.accepting import Acceptor
 from drivebay.hosts.peer import PeerError, close_all
 from drivebay.platform.engine import Engine, Lookout
+from drivebay.platform.onlooker import Onlooker
 
 __all__ = ["FIRST_MESSAGE_SECONDS", "Connection", "SocketServer"]
 
@@ -63,6 +64,9 @@ class Session(Protocol):
     def handle(self, message: Any) -> None:
         """Do what a message asks."""
 
+    def watch(self, onlooker: Onlooker | None) -> None:
+        """Have somebody, or nobody, look on at accesses and interrupts."""
+
     def close(self) -> None:
         """The client is gone. `busy` until nothing of its is in flight."""
 
@@ -92,6 +96,7 @@ class SocketServer(Acceptor):
     ) -> None:
         self.patience = patience
         self._connection: Connection | None = None
+        self._onlooker: Onlooker | None = None
         super().__init__(engine, listener, owned=owned)
 
     @abstractmethod
@@ -103,6 +108,12 @@ class SocketServer(Acceptor):
         """Whether a client is being served, or something of its is still in flight."""
         return self._connection is not None
 
+    def watch(self, onlooker: Onlooker | None) -> None:
+        """Have somebody, or nobody, look on at accesses and interrupts, of clients to come, too."""
+        self._onlooker = onlooker
+        if self._connection is not None:
+            self._connection.watch(onlooker)
+
     def admit(self, client: socket.socket) -> None:
         """One client at a time."""
         if self._connection is not None:
@@ -110,6 +121,7 @@ class SocketServer(Acceptor):
             client.close()
             return
         self._connection = Connection(self, client)
+        self._connection.watch(self._onlooker)
 
     def gone(self) -> None:
         """The client has left and nothing of its is in flight: another may come."""
@@ -139,6 +151,10 @@ class Connection:
         self._codec, self._session = server.begin(self)
         self._silence = self._engine.after(server.patience, self._too_silent)
         self._engine.watch(client.fileno(), self._readable)
+
+    def watch(self, onlooker: Onlooker | None) -> None:
+        """Have somebody, or nobody, look on at the client's session."""
+        self._session.watch(onlooker)
 
     def _readable(self) -> None:
         try:

@@ -19,6 +19,7 @@ from drivebay.hosts.vfio_user.messages import (
 )
 from drivebay.platform.engine import Engine
 from drivebay.platform.logs import RationedLog
+from drivebay.platform.onlooker import Onlooker
 from drivebay.platform.pci import PciFunction
 from drivebay.platform.pci_capabilities import find_capability
 from drivebay.platform.pci_messages import MsiCapability, MsixCapability
@@ -59,6 +60,7 @@ class Interrupts:
         }
         self._level = self._masked = False
         self._unmask = -1
+        self.onlooker: Onlooker | None = None
         for kind, capability in zip((Irq.MSI, Irq.MSIX), self._messages, strict=True):
             if capability is not None:
                 capability.take = partial(self._message, kind)
@@ -80,6 +82,8 @@ class Interrupts:
     def intx(self, level: bool) -> None:
         """The pin has changed."""
         self._level = level
+        if self.onlooker is not None:
+            self.onlooker.interrupt("INTx", level)
         self._drive()
 
     def _drive(self) -> None:
@@ -89,6 +93,8 @@ class Interrupts:
             self._before(self._vectors[Irq.INTX][0].notify)
 
     def _message(self, kind: Irq, vector: int) -> None:
+        if self.onlooker is not None:
+            self.onlooker.interrupt(f"{kind.name} {vector}", None)
         notifier = self._vectors[kind][vector]
         if notifier.fd >= 0:
             self._before(notifier.notify)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from drivebay.hosts.vfio_user.memory import Refused
 from drivebay.hosts.vfio_user.messages import (
@@ -16,6 +15,13 @@ from drivebay.hosts.vfio_user.messages import (
     SparseArea,
     SparseMmap,
 )
+from drivebay.platform.onlooker import (
+    Onlooker,
+    ReadRegister,
+    WriteRegister,
+    watched_read,
+    watched_write,
+)
 from drivebay.platform.pci import Bar, PciFunction
 from drivebay.platform.ports import Hold, PortRegion
 from drivebay.platform.shared_region import SharedRegion
@@ -25,19 +31,19 @@ __all__ = ["Regions"]
 ACCESS: Final = RegionFlags.READ | RegionFlags.WRITE
 
 
-class _Write(Protocol):
-    def __call__(self, offset: int, width: int, value: int, /) -> Hold | None: ...
-
-
 class _Region:
     """What answers to reads and writes of up to `widest` bytes."""
 
-    def __init__(
-        self, size: int, widest: int, read: Callable[[int, int], int], write: _Write
-    ) -> None:
+    def __init__(self, size: int, widest: int, read: ReadRegister, write: WriteRegister) -> None:
         self.size, self.widest = size, widest
-        self.read, self.write = read, write
+        self.read, self.write = self._read, self._write = read, write
         self.shared: SharedRegion | None = None
+
+    def watch(self, place: str, onlooker: Onlooker | None) -> None:
+        self.read, self.write = self._read, self._write
+        if onlooker is not None:
+            self.read = watched_read(self._read, place, onlooker)
+            self.write = watched_write(self._write, place, onlooker)
 
 
 class Regions:
@@ -50,6 +56,12 @@ class Regions:
         self._regions[Region.CONFIG] = _Region(
             len(function.config), 4, function.config_read, function.config_write
         )
+
+    def watch(self, onlooker: Onlooker | None) -> None:
+        """Have somebody, or nobody, look on at accesses; not at those of what a client maps."""
+        for index, region in enumerate(self._regions):
+            if region is not None:
+                region.watch("config" if index == Region.CONFIG else f"BAR{index}", onlooker)
 
     def info(self, index: int, room: int) -> tuple[bytes, int | None]:
         """DEVICE_GET_REGION_INFO for a client with `room` bytes for it, and what it may map."""

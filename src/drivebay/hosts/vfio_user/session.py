@@ -49,6 +49,7 @@ from drivebay.platform.engine import Engine
 from drivebay.platform.interrupts import Line
 from drivebay.platform.logs import RationedLog
 from drivebay.platform.mmio import MmioSpace
+from drivebay.platform.onlooker import Onlooker
 from drivebay.platform.pci import PciFunction
 from drivebay.platform.ports import Hold, PortSpace
 from drivebay.wire import Struct
@@ -87,6 +88,11 @@ class Session:
         self._greeted = self._busy = self._closed = False
         self.messages = 0
         function.plugged(PortSpace(), MmioSpace(), Line(self._interrupts.intx))
+
+    def watch(self, onlooker: Onlooker | None) -> None:
+        """Have somebody, or nobody, look on at accesses and interrupts."""
+        self._regions.watch(onlooker)
+        self._interrupts.onlooker = onlooker
 
     @property
     def busy(self) -> bool:

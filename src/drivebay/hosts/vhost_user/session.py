@@ -33,6 +33,7 @@ from drivebay.hosts.vhost_user.messages import (
 from drivebay.hosts.vhost_user.vring import Vring
 from drivebay.platform.engine import Engine, Lookout
 from drivebay.platform.logs import RationedLog
+from drivebay.platform.onlooker import Onlooker
 from drivebay.platform.virtio import Device, DeviceStatus, QueueSetup, RingAddresses, RingError
 from drivebay.wire import Struct
 
@@ -95,6 +96,11 @@ class Session:
         self._unfinished: Callable[[], None] | None = None  # what is left to do when they have
         self.messages = 0
         device.attach(self)
+
+    def watch(self, onlooker: Onlooker | None) -> None:
+        """Have somebody, or nobody, look on at interrupts; there are no registers."""
+        for vring in self._vrings:
+            vring.onlooker = onlooker
 
     @property
     def busy(self) -> bool:

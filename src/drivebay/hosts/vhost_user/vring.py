@@ -7,6 +7,7 @@ import os
 from drivebay.hosts.peer import Notifier
 from drivebay.hosts.vhost_user.messages import VringAddress
 from drivebay.platform.logs import RationedLog
+from drivebay.platform.onlooker import Onlooker
 
 __all__ = ["Vring"]
 
@@ -23,9 +24,12 @@ class Vring:
         self.kick = -1
         self.call, self.err = Notifier(-1, peer_log), Notifier(-1, peer_log)
         self.enabled = self.running = False
+        self.onlooker: Onlooker | None = None
 
     def signal(self) -> None:
         """Interrupt the driver."""
+        if self.onlooker is not None:
+            self.onlooker.interrupt(f"queue {self.index}", None)
         self.call.notify()
 
     def set_kick(self, fd: int) -> None:
