@@ -45,7 +45,7 @@ def read_log(path: Path) -> tuple[int, list[Entry]]:
     for _ in range(total):
         sector, count, flags, length = struct.unpack_from("<QQQQ", text, at)
         data = text[at + 32 : at + 32 + length]
-        assert not any(text[at + 32 + length : at + size])
+        assert not any(text[at + 32 + length : at + size - 24])
         at += size
         if not flags & (DISCARD | MARK):
             data = text[at : at + count * size]
@@ -112,6 +112,11 @@ def test_qemus_blklogwrites_writes_the_same_bytes(log: Path, tmp_path: Path) -> 
     disk.close()
     size, entries = read_log(theirs)
     assert entries[:5] == read_log(log)[1][:5]
+    at = size
+    for entry in entries[:5]:  # but for the times at the end of an entry's sector
+        assert ours[at + size - 24 : at + size - 16] == b"drivebay"
+        ours = ours[: at + size - 24] + bytes(24) + ours[at + size :]
+        at += size + len(entry.data)
     assert theirs.read_bytes()[size : len(ours)] == ours[size:]
     assert theirs.read_bytes()[:16] == ours[:16]
 
@@ -165,6 +170,37 @@ def test_fua_overtakes_what_no_flush_has_covered(log: Path) -> None:
     run(disk.flush())
     assert kinds(log) == ["U2", 1, "F"]
     disk.close()
+
+
+def test_fua_does_not_overtake_what_it_overwrites(log: Path) -> None:
+    """Neither when a flush that covers it is under way: a replay would bring it back."""
+    puppet = PuppetDisk(RamDisk(1 << 20), holds=lambda name, sector, count: name == "flush")
+    disk = Record(puppet, str(log))
+    put(disk, 1, bytes(512))
+    put(disk, 2, bytes(1024))
+    flush = Stepped(disk.flush())
+    put(disk, 3, bytes(512), fua=True)
+    puppet.complete_all()
+    while flush.calls:
+        flush.work()
+    assert kinds(log) == [2, "U3", 1, "F"]
+    disk.close()
+
+
+def test_the_times_say_what_was_under_way_together(log: Path) -> None:
+    puppet = PuppetDisk(RamDisk(1 << 20))
+    disk = Record(puppet, str(log))
+    one, two = Stepped(disk.write(1, [view(512)])), Stepped(disk.write(2, [view(512)]))
+    for held in reversed(puppet.held):
+        held.complete()
+    assert one.done
+    assert two.done
+    disk.close()
+    text, times = log.read_bytes(), []
+    for entry in (512, 1536):
+        sector = struct.unpack_from("<Q", text, entry)
+        times.append(sector + struct.unpack_from("<QQ", text, entry + 512 - 16))
+    assert times == [(2, 2, 3), (1, 1, 4)]
 
 
 def test_what_is_logged_is_what_was_written(log: Path) -> None:
@@ -262,11 +298,11 @@ def test_a_reset_loses_no_entry(log: Path) -> None:
 
 def test_a_mark_must_fit(log: Path) -> None:
     disk = Record(RamDisk(1 << 20), str(log))
-    run(disk.mark(b"x" * 480))
+    run(disk.mark(b"x" * 456))
     with pytest.raises(InvalidInput):
-        run(disk.mark(b"x" * 481))
+        run(disk.mark(b"x" * 457))
     disk.close()
-    assert [entry.data for entry in read_log(log)[1]] == [b"x" * 480, END]
+    assert [entry.data for entry in read_log(log)[1]] == [b"x" * 456, END]
 
 
 def test_nothing_is_overwritten(log: Path) -> None:

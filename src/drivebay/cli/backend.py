@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from drivebay.cli.errors import CliError, ToldAlready
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "for_version"]
 
 
 class Backend:
@@ -74,6 +74,11 @@ class Backend:
     def qemu_arguments(self, version: tuple[int, int] = (9, 2)) -> list[str]:
         """What attaches QEMU of that version to every controller."""
         words = [word for controller in self.controllers for word in controller["qemu"]]
-        if version < (9, 2):
-            return [word.replace("reconnect-ms=100", "reconnect=1") for word in words]
-        return words
+        return for_version(words, version)
+
+
+def for_version(words: Sequence[str], version: tuple[int, int]) -> list[str]:
+    """QEMU's arguments as that version understands them: before 9.2 it counts in seconds."""
+    if version < (9, 2):
+        return [word.replace("reconnect-ms=100", "reconnect=1") for word in words]
+    return list(words)

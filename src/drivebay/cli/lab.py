@@ -10,7 +10,9 @@ from drivebay.cli.lazy import LazyGroup
 
 __all__ = ["command"]
 
-COMMANDS: Final[dict[str, str]] = {}
+COMMANDS: Final = {
+    "powercut": "Check everything that a power cut may leave of a disk.",
+}
 """Each is the ``command`` of the module ``lab_NAME``."""
 
 

@@ -2,14 +2,15 @@
 
 The format is described in the kernel's admin-guide/device-mapper/log-writes.rst and declared in
 drivers/md/dm-log-writes.c; replay-log of josefbacik/log-writes and others read it. All numbers
-count sectors of the disk's own size, which the superblock names.
+count sectors of the disk's own size, which the superblock names. What is ours is at the end of an
+entry's sector, where theirs is empty: when the operation began and ended.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from drivebay.disk.contract import Buffers, Disk
@@ -18,7 +19,16 @@ from drivebay.disk.filters.base import Filter
 from drivebay.suspend import Lock, blocking
 from drivebay.wire import U32, U64, Bit, Register64, Struct
 
-__all__ = ["MAGIC", "VERSION", "LogWriteEntry", "LogWriteFlags", "LogWriteSuper", "Record"]
+__all__ = [
+    "MAGIC",
+    "TIMED",
+    "VERSION",
+    "LogWriteEntry",
+    "LogWriteFlags",
+    "LogWriteSuper",
+    "LogWriteTimes",
+    "Record",
+]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +36,7 @@ MAGIC: Final = 0x6A736677736872
 VERSION: Final = 1
 MOST_HELD: Final = 64 << 20
 END_MARK: Final = b"dm-log-writes-end"
+TIMED: Final = int.from_bytes(b"drivebay", "little")
 
 
 class LogWriteSuper(Struct, size=28):
@@ -46,6 +57,17 @@ class LogWriteEntry(Struct, size=32):
     data_len: U64
 
 
+class LogWriteTimes(Struct, size=24):
+    """The end of an entry's sector: what began or ended before the operation did, and then itself.
+
+    `magic` is TIMED.
+    """
+
+    magic: U64
+    began: U64
+    ended: U64
+
+
 class LogWriteFlags(Register64):
     """What an entry is, besides a write."""
 
@@ -56,8 +78,10 @@ class LogWriteFlags(Register64):
 
 
 class _Entry(NamedTuple):
-    sector: int
-    length: int
+    began: int
+    ended: int
+    sector: int = 0
+    length: int = 0
     flags: int = 0
     data: bytes = b""
     """Of a write that is not of zeroes: what was written; of a mark: its text."""
@@ -71,15 +95,18 @@ class Record(Filter):
     """Logs what changes `below` to a new file `path`.
 
     A write is logged when a flush that covers it has completed, in the order in which the writes
-    completed; one with FUA is logged as it completes, before those that no flush covers yet. So
-    every beginning of the log is what a power cut may have left. Up to 64 MiB wait for a flush;
-    what is more is logged without one, the oldest first. Raises `DiskOpenError`.
+    completed; one with FUA is logged as it completes, before those that no flush covers yet, but
+    for what it overwrites. So every beginning of the log is what a power cut may have left; with
+    the times in it `drivebay.lab.powercut` finds all the rest. Up to 64 MiB wait for a flush; what
+    is more is logged without one, the oldest first. The guest sees a write cache, whether `below`
+    has one or not. Raises `DiskOpenError`.
     """
 
     kind = "record"
 
     def __init__(self, below: Disk, path: str) -> None:
         super().__init__(below)
+        self.volatile_cache = True  # a guest that saw none would not flush
         self.path = path
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -89,6 +116,7 @@ class Record(Filter):
                 f"{path}: {error.strerror}", "a recording is a new file: name one that is not there"
             ) from error
         self._lock = Lock()
+        self._moment = 0
         self._entries = 0
         self._end = self.sector_size
         self._done: list[_Entry] = []  # completed, not known to be stable
@@ -108,56 +136,81 @@ class Record(Filter):
 
     async def write(self, sector: int, buffers: Buffers, fua: bool = False) -> None:
         """Write what the buffers hold now, and log it."""
-        self._check()
+        began = self._begin()
         data = b"".join(buffers)
         await self.below.write(sector, [memoryview(data)], fua)
-        await self._completed(_Entry(sector, len(data) // self.sector_size, 0, data), fua)
+        count = len(data) // self.sector_size
+        await self._completed(_Entry(began, self._tick(), sector, count, 0, data), fua)
 
     async def write_zeroes(
         self, sector: int, count: int, fua: bool = False, unmap: bool = False
     ) -> None:
         """Zero, and log a write of zeroes: a hole in the log."""
-        self._check()
+        began = self._begin()
         await self.below.write_zeroes(sector, count, fua, unmap)
-        await self._completed(_Entry(sector, count), fua)
+        await self._completed(_Entry(began, self._tick(), sector, count), fua)
 
     async def unmap(self, sector: int, count: int) -> None:
         """Unmap, and log a discard."""
-        self._check()
+        began = self._begin()
         await self.below.unmap(sector, count)
-        await self._completed(_Entry(sector, count, LogWriteFlags.DISCARD), fua=False)
+        entry = _Entry(began, self._tick(), sector, count, LogWriteFlags.DISCARD)
+        await self._completed(entry, fua=False)
 
     async def flush(self) -> None:
         """Flush, and log what it has made stable."""
-        covered, self._done, self._held = self._done, [], 0
-        try:
-            await self.below.flush()
-        except BaseException:
-            self._done[:0] = covered
-            self._held += sum(len(entry.data) for entry in covered)
-            raise
-        await self._log([*covered, _Entry(0, 0, LogWriteFlags.FLUSH)])
+        began = self._tick()
+        await self.below.flush()
+        ended = self._tick()
+        covered = self._take(lambda entry: entry.ended < began)
+        await self._log([*covered, _Entry(began, ended, flags=LogWriteFlags.FLUSH)])
 
     async def mark(self, text: bytes) -> None:
         """Log a mark after all that is logged so far; replay tools find it by `text`.
 
         Raises `InvalidInput` if it is too long: it stands in the entry's sector.
         """
-        if len(text) > self.sector_size - LogWriteEntry.size:
+        if len(text) > self.most_marked:
             raise InvalidInput(f"a mark of {len(text)} bytes")
-        await self._log([_Entry(0, 0, LogWriteFlags.MARK, text)])
+        await self._log([self._mark(text)])
+
+    @property
+    def most_marked(self) -> int:
+        """Bytes that a mark can have."""
+        return self.sector_size - LogWriteEntry.size - LogWriteTimes.size
+
+    def _mark(self, text: bytes) -> _Entry:
+        moment = self._tick()
+        return _Entry(moment, moment, flags=LogWriteFlags.MARK, data=text)
+
+    def _begin(self) -> int:
+        self._check()
+        return self._tick()
+
+    def _tick(self) -> int:
+        self._moment += 1
+        return self._moment
+
+    def _take(self, wanted: Callable[[_Entry], bool]) -> list[_Entry]:
+        """Those of the completed ones, which wait for a flush no longer."""
+        taken = [entry for entry in self._done if wanted(entry)]
+        self._done = [entry for entry in self._done if not wanted(entry)] if taken else self._done
+        self._held -= sum(len(entry.data) for entry in taken)
+        return taken
 
     async def _completed(self, entry: _Entry, fua: bool) -> None:
         if not entry.length:
             return
         if fua:
-            await self._log([entry._replace(flags=LogWriteFlags.FUA)])
+            start, end = entry.sector, entry.sector + entry.length
+            # Replayed after it, they would hide it.
+            hidden = self._take(lambda old: old.sector < end and old.sector + old.length > start)
+            await self._log([*hidden, entry._replace(flags=LogWriteFlags.FUA)])
             return
         self._done.append(entry)
         self._held += len(entry.data)
         if self._held > MOST_HELD:
-            early, self._done, self._held = self._done, [], 0
-            await self._log(early)
+            await self._log(self._take(lambda _: True))
 
     async def _log(self, entries: Sequence[_Entry]) -> None:
         """Log them. A log with a gap would be a lie: where one cannot be written, none is again."""
@@ -183,7 +236,8 @@ class Record(Filter):
         for entry in entries:
             mark = entry.data if entry.flags & LogWriteFlags.MARK else b""
             head = LogWriteEntry(entry.sector, entry.length, int(entry.flags), len(mark)).pack()
-            self._write((head + mark).ljust(size, b"\0"), end)
+            times = LogWriteTimes(TIMED, entry.began, entry.ended).pack()
+            self._write((head + mark).ljust(size - len(times), b"\0") + times, end)
             end += size
             if entry.has_data:
                 self._write(entry.data, end)
@@ -203,8 +257,7 @@ class Record(Filter):
         """Log what no flush has covered, and close the log and the disk below."""
         try:
             if self._failure is None:
-                end = _Entry(0, 0, LogWriteFlags.MARK, END_MARK)
-                self._append([*self._ready, *self._done, end])
+                self._append([*self._ready, *self._done, self._mark(END_MARK)])
         except OSError as error:
             log.error("record to %s: %s: it ends too early", self.path, error.strerror)
         finally:

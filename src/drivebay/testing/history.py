@@ -1,0 +1,372 @@
+"""What was asked of a disk, and what a power cut may leave of it.
+
+What had ended when a flush began, which has ended too, is there, and so is a write with FUA that
+has ended. Of what else had begun any part may be there, in any combination, torn at every multiple
+of `History.atom` bytes: writes, zeroes, holes, changes of the size. What was written twice shows
+either (virtio 1.2, 5.2.6.2).
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from drivebay.disk.buffers import zero
+
+__all__ = [
+    "ATOM",
+    "Change",
+    "Cut",
+    "Data",
+    "Flush",
+    "History",
+    "Image",
+    "Kept",
+    "Mark",
+    "Memory",
+    "Pieces",
+]
+
+ATOM: Final = 512
+END: Final = 1 << 63
+FEW: Final = 64
+"""A change of so many atoms is torn at any of them."""
+
+
+class Data(Protocol):
+    """What was written, wherever it is kept."""
+
+    def fill(self, start: int, into: memoryview) -> None:
+        """Copy its bytes from `start` on, until `into` is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """`Data` in memory."""
+
+    data: bytes
+
+    def fill(self, start: int, into: memoryview) -> None:
+        """Copy."""
+        into[:] = memoryview(self.data)[start : start + len(into)]
+
+
+@dataclass(eq=False, slots=True)
+class Change:
+    """`length` bytes from `offset` on become `data`, or zeroes; or the disk has a new `size`."""
+
+    number: int
+    """Its place in the order in which changes began, from 1."""
+    began: int
+    offset: int = 0
+    length: int = 0
+    data: Data | None = None
+    fua: bool = False
+    ended: int | None = None
+    size: int | None = None
+
+
+@dataclass(slots=True)
+class Flush:
+    """A flush that succeeded."""
+
+    began: int
+    ended: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What somebody said at a moment."""
+
+    moment: int
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A change that a power cut has left, or those of its `atoms`, by number, ascending."""
+
+    change: Change
+    atoms: tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        if self.atoms is None:
+            return str(self.change.number)
+        return f"{self.change.number}@{'+'.join(_ranges(self.atoms))}"
+
+
+def _ranges(numbers: Sequence[int]) -> list[str]:
+    """``0-3`` and ``8`` for 0, 1, 2, 3, 8."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return [f"{low}-{high}" if high > low else str(low) for low, high in found]
+
+
+_Piece = tuple[int, int, Change]
+"""The first byte, the byte after the last, and what shows there."""
+
+
+class Pieces:
+    """Which change shows where; elsewhere it is what was there in the beginning."""
+
+    def __init__(self, other: Pieces | None = None) -> None:
+        self._starts: list[int] = [] if other is None else other._starts.copy()
+        self._pieces: list[_Piece] = [] if other is None else other._pieces.copy()
+
+    def paint(self, start: int, end: int, change: Change) -> bool:
+        """Show `change` from byte `start` to `end`, but not where a later one shows; whether it
+        shows anywhere.
+        """
+        starts, pieces = self._starts, self._pieces
+        first = bisect_right(starts, start)
+        if first and pieces[first - 1][1] > start:
+            first -= 1
+        last = bisect_left(starts, end, first)
+        new: list[_Piece] = []
+        at, shown = start, False
+        for low, high, other in pieces[first:last]:
+            if other.number > change.number:
+                if at < low:
+                    new.append((at, low, change))
+                    shown = True
+                new.append((low, high, other))
+                at = high
+            elif low < start:
+                new.append((low, start, other))
+        if at < end:
+            new.append((at, end, change))
+            shown = True
+        if first < last:
+            _, high, other = pieces[last - 1]
+            if high > end and other.number <= change.number:
+                new.append((end, high, other))
+        pieces[first:last] = new
+        starts[first:last] = [piece[0] for piece in new]
+        return shown
+
+    def shown(self, start: int, end: int) -> Iterator[_Piece]:
+        """The pieces that lie in the range, cut at its ends."""
+        at = max(bisect_right(self._starts, start) - 1, 0)
+        for low, high, change in self._pieces[at : bisect_left(self._starts, end, at)]:
+            if high > start:
+                yield max(low, start), min(high, end), change
+
+    def fill(self, start: int, into: memoryview) -> None:
+        """Put what shows from byte `start` on over what is in `into`."""
+        for low, high, change in self.shown(start, start + len(into)):
+            part = into[low - start : high - start]
+            if change.data is None:
+                zero([part])
+            else:
+                change.data.fill(low - change.offset, part)
+
+    def key(self) -> int:
+        """The same for the same pieces."""
+        return hash(tuple((low, high, change.number) for low, high, change in self._pieces))
+
+
+@dataclass(eq=False)
+class Image:
+    """What a power cut may leave."""
+
+    cut: Cut
+    kept: tuple[Kept, ...]
+    """Of what nothing had made stable, by number."""
+    pieces: Pieces = field(repr=False)
+    size: int
+    """In bytes."""
+
+    def __str__(self) -> str:
+        """Its name, by which `History.image` finds it: the moment, and what was left."""
+        return f"{self.cut.moment}:{','.join(map(str, self.kept))}"
+
+
+@dataclass(eq=False)
+class Cut:
+    """A moment at which the power may fail."""
+
+    history: History = field(repr=False)
+    moment: int
+    stable: Pieces = field(repr=False)
+    """What is there in any case."""
+    changes: Sequence[Change] = field(repr=False)
+    """What had begun and may be there or not, by number; not what a later change hides."""
+
+    def image(self, kept: Iterable[Kept]) -> Image:
+        """What there is if all but `kept` of the `changes` is lost."""
+        kept = tuple(
+            sorted((each for each in kept if each.atoms != ()), key=lambda each: each.change.number)
+        )
+        pieces = Pieces(self.stable)
+        atom = self.history.atom
+        for each in kept:
+            start, end = _span(each.change)
+            if each.atoms is None:
+                pieces.paint(start, end, each.change)
+            else:
+                for number in each.atoms:
+                    low = start + number * atom
+                    pieces.paint(low, min(low + atom, end), each.change)
+        return Image(self, kept, pieces, self.history.size_with(self.moment, kept))
+
+    def atoms(self, change: Change) -> int:
+        """Into how many parts a change may be torn."""
+        return max(1, -(-change.length // self.history.atom))
+
+    def draw(self, chance: random.Random, *, tear: bool = True) -> Image:
+        """One of those that may be left: nothing, little, half, most or all of each change."""
+        keep = chance.choice((0.0, 0.1, 0.5, 0.9, 1.0))
+        kept = []
+        for change in self.changes:
+            if chance.random() < keep:
+                torn = tear and self.atoms(change) > 1 and chance.random() < 0.5
+                kept.append(self.torn(change, chance) if torn else Kept(change))
+        return self.image(kept)
+
+    def torn(self, change: Change, chance: random.Random) -> Kept:
+        """Any part of it; of a long one, up to three runs."""
+        count = self.atoms(change)
+        if count <= FEW:
+            chosen = chance.sample(range(count), chance.randint(0, count))
+        else:
+            edges = sorted(chance.sample(range(count + 1), 2 * chance.randint(1, 3)))
+            runs = itertools.starmap(range, zip(edges[::2], edges[1::2], strict=True))
+            chosen = list(itertools.chain.from_iterable(runs))
+        return Kept(change, tuple(sorted(chosen)))
+
+
+class History:
+    """Changes and flushes of a disk of `size` bytes.
+
+    Moments count what began or ended, from 1: at a moment that has happened, and nothing after it.
+    """
+
+    def __init__(self, size: int, atom: int = ATOM) -> None:
+        self.size, self.atom = size, atom
+        self.moment = 0
+        self.changes: list[Change] = []
+        self.flushes: list[Flush] = []
+        self.marks: list[Mark] = []
+
+    def tick(self) -> int:
+        """Something begins or ends."""
+        self.moment += 1
+        return self.moment
+
+    def begin(self, **change: object) -> Change:
+        """A change begins; `ended` is set when it has."""
+        self.changes.append(Change(len(self.changes) + 1, self.tick(), **change))  # type: ignore[arg-type]
+        return self.changes[-1]
+
+    def cut(self, moment: int) -> Cut:
+        """The power fails at `moment`."""
+        [cut] = self.cuts_at([moment])
+        return cut
+
+    def cuts(self) -> Iterator[Cut]:
+        """The last moment before each at which more became stable, and the end.
+
+        What may be left at any other moment may be left at the next one of these, too.
+        """
+        ends = {change.ended for change in self.changes if change.fua}
+        ends |= {flush.ended for flush in self.flushes}
+        moments = sorted({end - 1 for end in ends if end is not None} | {self.moment})
+        return self.cuts_at(moments)
+
+    def cuts_at(self, moments: Sequence[int]) -> Iterator[Cut]:
+        """At `moments`, ascending; of two between which nothing became stable the later one."""
+        stable = Pieces()
+        begun: list[Change] = []
+        number = 0
+        last: Cut | None = None
+        for moment in moments:
+            while number < len(self.changes) and self.changes[number].began <= moment:
+                begun.append(self.changes[number])
+                number += 1
+            certain, begun = self._parted(begun, moment)
+            if certain and last is not None:
+                yield last
+                stable = Pieces(stable)
+            for change in certain:
+                stable.paint(*_span(change), change)
+            last = Cut(self, moment, stable, [each for each in begun if _shows(stable, each)])
+        if last is not None:
+            yield last
+
+    def _parted(self, changes: Iterable[Change], moment: int) -> tuple[list[Change], list[Change]]:
+        """Those that are stable at `moment`, and the others."""
+        covered = max((f.began for f in self.flushes if f.ended <= moment), default=0)
+        certain: list[Change] = []
+        others: list[Change] = []
+        for change in changes:
+            ended = change.ended if change.ended is not None else END
+            stable = ended <= covered or (change.fua and ended <= moment)
+            (certain if stable else others).append(change)
+        return certain, others
+
+    def size_with(self, moment: int, kept: Sequence[Kept]) -> int:
+        """Bytes of the disk at `moment` if `kept` is left of what nothing had made stable."""
+        size = self.size
+        if all(change.size is None for change in self.changes):
+            return size
+        certain, _ = self._parted(self.changes, moment)
+        left = [*certain, *(each.change for each in kept)]
+        for change in sorted(left, key=lambda change: change.number):
+            grown = max(size, change.offset + change.length)
+            size = change.size if change.size is not None else grown
+        return size
+
+    def said(self, moment: int) -> bytes:
+        """All that was said until `moment`."""
+        return b"".join(mark.text for mark in self.marks if mark.moment <= moment)
+
+    def image(self, name: str) -> Image:
+        """The image of that name, as ``str(image)`` says it. Raises `ValueError`."""
+        moment, colon, rest = name.partition(":")
+        if not colon or not 0 <= int(moment) <= self.moment:
+            raise ValueError(f"{name}: no moment of this history")
+        cut = self.cut(int(moment))
+        known = {change.number: change for change in cut.changes}
+        kept = []
+        for text in rest.split(",") if rest else ():
+            number, torn, atoms = text.partition("@")
+            if (change := known.get(int(number))) is None:
+                raise ValueError(f"{name}: change {number} is stable then, or has not begun")
+            kept.append(Kept(change, _numbers(atoms, cut.atoms(change)) if torn else None))
+        return cut.image(kept)
+
+
+def _span(change: Change) -> tuple[int, int]:
+    """The bytes that it changes: what a new size cuts off is zero if it ever comes back."""
+    if change.size is not None:
+        return change.size, END
+    return change.offset, change.offset + change.length
+
+
+def _shows(stable: Pieces, change: Change) -> bool:
+    """Whether any of it could be seen."""
+    at, end = _span(change)
+    for low, high, other in stable.shown(at, end):
+        if low > at or other.number < change.number:
+            return True
+        at = high
+    return at < end
+
+
+def _numbers(text: str, end: int) -> tuple[int, ...]:
+    """What `_ranges` has written. Raises `ValueError` for numbers from `end` on."""
+    numbers: list[int] = []
+    for part in text.split("+"):
+        low, _, high = part.partition("-")
+        if int(high or low) >= end:
+            raise ValueError(f"{part}: a change of {end} parts")
+        numbers += range(int(low), int(high or low) + 1)
+    return tuple(numbers)
