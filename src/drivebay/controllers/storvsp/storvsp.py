@@ -187,8 +187,7 @@ class StorVsp:
             command.end(SrbCode.INVALID_REQUEST)
             return
         opcode = cdb[0] if cdb_length else None
-        for_target = opcode == REPORT_LUNS and target is self.target
-        if target.unit(lun) is None and opcode != INQUIRY and not for_target:
+        if target.unit(lun) is None and opcode not in (INQUIRY, REPORT_LUNS):
             command.end(SrbCode.INVALID_LUN)
             return
         if cdb_length > CDB_LENGTH:
