@@ -33,6 +33,7 @@ class Escorted(Command):
     def __init__(self, escort: AtaEscort, inner: Command) -> None:
         self._escort, self._inner = escort, inner
         self._asked, self._does = False, True
+        self._refusal: Exception | None = None
         self.protocol, self.length = inner.protocol, inner.length
         self.block, self.unit = inner.block, inner.unit
         self.interrupts_at_start = inner.interrupts_at_start
@@ -51,7 +52,12 @@ class Escorted(Command):
     async def _ask(self) -> None:
         if not self._asked:
             self._asked = True
-            self._does = await self._escort.before()
+            try:
+                self._does = await self._escort.before()
+            except Exception as error:
+                self._refusal = error
+        if self._refusal is not None:  # also when a device tries again in smaller parts
+            raise self._refusal
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         """Let the escort know of what fails."""

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from drivebay.disk.buffers import cut, gather, scatter
 from drivebay.disk.contract import Buffers, Disk, Operation, byte_length
+from drivebay.disk.errors import DiskError
 from drivebay.lab.faults import Faults, Live
 from drivebay.lab.rules import (
     Corrupt,
@@ -71,11 +72,12 @@ class CoreFaults(Generic[C, R]):
         remove: Callable[[Subject], None] | None = None,
     ) -> None:
         self.engine, self.name, self.remove = engine, name, remove
-        self.faults = Faults(lambda: engine.now, check=self._check)
+        self.faults = Faults(lambda: engine.now, check=self.check)
         for rule in rules:
             self.faults.add(rule)
 
-    def _check(self, rule: Rule) -> None:
+    def check(self, rule: Rule) -> None:
+        """Raise `ValueError` for one that cannot be here."""
         if isinstance(rule.action, Remove) and self.remove is None:
             raise ValueError(f"{rule}: nothing can be taken away here")
 
@@ -106,6 +108,10 @@ class CoreFaults(Generic[C, R]):
     def refusal(self, subject: Subject, command: C, action: Fail) -> Exception:
         """What ends a command with a status."""
         raise NotImplementedError
+
+    def failure(self, subject: Subject, error: DiskError) -> Exception:
+        """What a command raises when its disk has raised that."""
+        return error
 
     def rewritten(self, command: C, action: Rewrite) -> C:
         """A command with other fields."""
@@ -164,7 +170,7 @@ class Torment(Escort[C, R]):
             raise core.refusal(self.subject, self.command, action)
         if isinstance(action, DiskFault):
             extent = core.extent(self.subject)
-            raise action.make(extent.sector, extent.sectors)
+            raise core.failure(self.subject, action.make(extent.sector, extent.sectors))
         if isinstance(action, Delay):
             extent = core.extent(self.subject)
             seconds = live.seconds(extent.disk, extent.sector, extent.sectors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["Aborted", "Conflict", "Status"]
+__all__ = ["Aborted", "Busy", "Conflict", "Status"]
 
 
 class Status(enum.IntEnum):
@@ -24,3 +24,11 @@ class Conflict(Exception):
 
 class Aborted(Exception):
     """The command ends with TASK ABORTED: another initiator has preempted this one."""
+
+
+class Busy(Exception):
+    """The command ends with BUSY or TASK SET FULL: its initiator is to try again."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.name)
+        self.status = status

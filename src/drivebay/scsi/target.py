@@ -35,7 +35,7 @@ from drivebay.scsi.sense import (
     Sense,
 )
 from drivebay.scsi.server import DeviceServer, request_sense
-from drivebay.scsi.status import Aborted, Conflict, Status
+from drivebay.scsi.status import Aborted, Busy, Conflict, Status
 from drivebay.scsi.task import Direction, Task
 from drivebay.suspend import DONE, Cancelled
 
@@ -272,7 +272,8 @@ class Target:
                 done(Outcome(Status.GOOD, b"", direct[0]))
                 return None
         now = self._engine.now
-        request = Request(unit, tasks, cdb, tag, data_in, data_out, done, attribute, now, escort)
+        request = Request(unit, tasks, cdb, tag, data_in, data_out, done, attribute, now)
+        request.escort = escort
         if tasks.must_wait(request) or (tasks.waiting and attribute is not Attribute.HEAD_OF_QUEUE):
             tasks.waiting.append(request)
         else:
@@ -490,6 +491,8 @@ def _failed(
 ) -> Outcome:
     if isinstance(error, CheckCondition):
         return Outcome(Status.CHECK_CONDITION, unit.told_sense(error.sense))
+    if isinstance(error, Busy):
+        return Outcome(error.status)
     if isinstance(error, Conflict):
         return Outcome(Status.RESERVATION_CONFLICT)
     if isinstance(error, Aborted | Cancelled):

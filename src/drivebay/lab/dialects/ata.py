@@ -27,7 +27,7 @@ from drivebay.lab.rules import (
     Vocabulary,
 )
 
-__all__ = ["VOCABULARY", "describe", "outcome"]
+__all__ = ["VOCABULARY", "describe", "is_48_bit", "outcome"]
 
 FPDMA: Final = (Opcode.READ_FPDMA_QUEUED, Opcode.WRITE_FPDMA_QUEUED)
 READS: Final = frozenset(
@@ -42,7 +42,7 @@ READS: Final = frozenset(
 )
 WRITES: Final = frozenset({Opcode.WRITE_FPDMA_QUEUED, *ACCESSES.keys() - READS})
 FLUSHES: Final = frozenset({Opcode.FLUSH_CACHE, Opcode.FLUSH_CACHE_EXT})
-VERIFIES: Final = {
+VERIFIES: Final[dict[int, bool]] = {
     Opcode.READ_VERIFY_SECTORS: False,
     Opcode.READ_VERIFY_SECTORS_ONCE: False,
     Opcode.READ_VERIFY_SECTORS_EXT: True,
@@ -126,15 +126,21 @@ def value_of(taskfile: TaskFile) -> Callable[[str], int]:
     return value
 
 
+def is_48_bit(taskfile: TaskFile) -> bool:
+    """Whether a command on a range of sectors addresses them by 48 bits."""
+    number = taskfile.command
+    access = ACCESSES.get(number)
+    return number in FPDMA or (access.ext if access is not None else VERIFIES.get(number, False))
+
+
 def span_of(taskfile: TaskFile) -> tuple[int | None, int]:
     """First sector and how many, of commands that name them by LBA."""
     number = taskfile.command
     if number in FPDMA:
         return taskfile.lba48, taskfile.features or 0x10000
-    access = ACCESSES.get(number)
-    if access is None and number not in VERIFIES:
+    if number not in ACCESSES and number not in VERIFIES:
         return None, 0
-    if VERIFIES[Opcode(number)] if access is None else access.ext:
+    if is_48_bit(taskfile):
         return taskfile.lba48, taskfile.count or 0x10000
     count = taskfile.count & 0xFF or 0x100
     return (taskfile.lba28 if taskfile.device & LBA else None), count
