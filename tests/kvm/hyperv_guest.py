@@ -37,6 +37,16 @@ POST: Final = int(CallCode.POST_MESSAGE)
 SIGNAL: Final = int(CallCode.SIGNAL_EVENT | HypercallInput.FAST)
 
 
+class Counter:
+    """A time stamp counter that is where it is put."""
+
+    hz = TSC_HZ
+    count = 0
+
+    def now(self, _vp: int) -> int:
+        return self.count
+
+
 class Processor:
     """One of the guest's: its pages, and what it was interrupted for."""
 
@@ -113,14 +123,8 @@ class Guest:
         self.events: list[tuple[int, int]] = []
         self.stray: list[tuple[int, int]] = []
         """Interrupts that nobody has asked for."""
-        self.tsc = 0
-        self.hyperv = Hyperv(
-            self.memory,
-            self._interrupted,
-            processors=processors,
-            tsc=lambda vp: self.tsc + vp,
-            tsc_hz=TSC_HZ,
-        )
+        self.tsc = Counter()
+        self.hyperv = Hyperv(self.memory, self._interrupted, processors=processors, tsc=self.tsc)
         target = Target(self.engine)
         target.add(0, ScsiDisk(disk or RamDisk(1 << 20)))
         quiet(target.unit(0))

@@ -49,6 +49,7 @@ class Ioctl:
     GET_SREGS = 0x8138AE83
     SET_SREGS = 0x4138AE84
     TRANSLATE = 0xC018AE85
+    GET_MSRS = 0xC008AE88
     SET_SIGNAL_MASK = 0x4004AE8B
     SET_CPUID2 = 0x4008AE90
     GET_MP_STATE = 0x8004AE98
@@ -326,6 +327,19 @@ class Translation(Struct, size=24):
     writeable: U8 = 0
     usermode: U8 = 0
     pad: Annotated[bytes, "5s"] = bytes(5)
+
+
+class Msrs(Struct, size=24):
+    """KVM_GET_MSRS of one."""
+
+    nmsrs: U32
+    pad: U32
+    index: U32
+    reserved: U32 = 0
+    data: U64 = 0
+
+
+IA32_TSC = 0x10
 
 
 class SignalMask(Struct, size=12):

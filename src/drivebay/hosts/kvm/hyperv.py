@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from drivebay.hosts.kvm.abi import CpuidEntry
 from drivebay.hosts.kvm.hyperv_registers import (
@@ -34,7 +33,7 @@ from drivebay.platform.memory import GuestMemory, GuestMemoryFault
 from drivebay.platform.vmbus import PAGE
 from drivebay.platform.vmbus_bus import VmBus
 
-__all__ = ["Hyperv"]
+__all__ = ["Hyperv", "Tsc"]
 
 log = logging.getLogger(__name__)
 guest_log = RationedLog(log)
@@ -64,10 +63,20 @@ MOST_WAITING: Final = 4096
 """Messages that a guest has not taken, before it may post no more."""
 
 
+class Tsc(Protocol):
+    """The processors' time stamp counters. They do not stop, and go alike."""
+
+    @property
+    def hz(self) -> int:
+        """How often they count a second."""
+
+    def now(self, vp: int) -> int:
+        """That of a processor."""
+
+
 class Hyperv:
     """The hypervisor under a guest of `processors`, and its VMBus.
 
-    `tsc` is told a processor and returns its time stamp counter, which counts `tsc_hz` a second.
     Processors are numbered as their local APICs are. Engine's thread only, as all devices.
     """
 
@@ -77,11 +86,9 @@ class Hyperv:
         signal_msi: SignalMsi,
         *,
         processors: int,
-        tsc: Callable[[int], int],
-        tsc_hz: int,
+        tsc: Tsc,
     ) -> None:
-        self._memory, self._tsc, self._tsc_hz = memory, tsc, tsc_hz
-        self._scale = (TIME_UNITS << 64) // tsc_hz
+        self._memory, self._tsc = memory, tsc
         self._synics = [Synic(memory, signal_msi, vp) for vp in range(processors)]
         self._guest_os_id = self._reference_tsc = 0
         self._hypercall = HypercallPage(0)
@@ -124,6 +131,11 @@ class Hyperv:
             CpuidEntry(LAST_LEAF, eax=processors, ebx=processors),
         ]
 
+    @property
+    def _scale(self) -> int:
+        """Units of the reference time that a count of the TSC is, in 2^-64."""
+        return (TIME_UNITS << 64) // self._tsc.hz
+
     # -- MSRs ------------------------------------------------------------------------------------
 
     def read_msr(self, vp: int, index: int) -> int:
@@ -136,11 +148,11 @@ class Hyperv:
             case Msr.VP_INDEX:
                 return vp
             case Msr.TIME_REF_COUNT:
-                return self._tsc(vp) * self._scale >> 64 & U64
+                return self._tsc.now(vp) * self._scale >> 64 & U64
             case Msr.REFERENCE_TSC:
                 return self._reference_tsc
             case Msr.TSC_FREQUENCY:
-                return self._tsc_hz
+                return self._tsc.hz
             case Msr.APIC_FREQUENCY:
                 return APIC_HZ
             case Msr.VP_ASSIST_PAGE:

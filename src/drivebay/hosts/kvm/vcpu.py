@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from drivebay.hosts.kvm.abi import (
+    IA32_TSC,
     SINGLE_STEP,
     CpuidEntry,
     CpuidHead,
@@ -19,6 +20,7 @@ from drivebay.hosts.kvm.abi import (
     Ioctl,
     Leaf1Ebx,
     MpState,
+    Msrs,
     Regs,
     Segment,
     SignalMask,
@@ -176,6 +178,11 @@ class Vcpu:
     def tsc_khz(self) -> int:
         """How fast its time stamp counter is; 0 if KVM does not say."""
         return max(fcntl.ioctl(self.fd, Ioctl.GET_TSC_KHZ), 0)
+
+    def tsc(self) -> int:
+        """That counter. It waits until the CPU is out of KVM_RUN."""
+        call = fcntl.ioctl(self.fd, Ioctl.GET_MSRS, Msrs(1, 0, IA32_TSC).pack())
+        return Msrs.unpack(call).data
 
     def code(self, memory: GuestMemory, rip: int) -> bytes:
         """As much of the instruction there as is in RAM and on one page."""
