@@ -12,12 +12,13 @@ import pytest
 from drivebay.disk.backends.file import CACHE_MODES, FileDisk
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.conformance import Check, Factory, check_filter, checks
-from drivebay.disk.contract import Buffers, Disk
+from drivebay.disk.contract import Buffers, Disk, Unmap
 from drivebay.disk.errors import DiskOpenError
 from drivebay.disk.filters.base import FORWARDED, Filter
 from drivebay.disk.filters.cache import Cache
 from drivebay.disk.filters.crypt import Crypt
 from drivebay.disk.filters.delay import Delay
+from drivebay.disk.filters.discard import Discard
 from drivebay.disk.filters.guarded import Guarded
 from drivebay.disk.filters.latency import Fixed
 from drivebay.disk.filters.payload import Payload
@@ -92,6 +93,10 @@ def crypt(below: Disk) -> Crypt:
     return Crypt(below, bytes(range(64)))
 
 
+def discarding(behaviour: Unmap) -> Make:
+    return lambda path, size: Discard(ram(path, size), behaviour)
+
+
 def cached(mode: str) -> Make:
     return lambda path, sector_size: Cache(ram(path, sector_size), mode)
 
@@ -132,6 +137,7 @@ DISKS: dict[str, Make] = {
     "crypt": lambda path, size: crypt(ram(path, size)),
     "crypt-read-only": lambda path, size: crypt(read_only_layers(path, size)),
     "delay": lambda path, size: Delay(ram(path, size), Fixed(1e-6)),
+    **{f"discard-{behaviour.value}": discarding(behaviour) for behaviour in Unmap},
     "guarded": lambda path, size: guarded(ram(path, size)),
     "payload": lambda path, size: Payload(ram(path, size), 3 * size, 16 * size, size),
     "prwrap": lambda path, size: Prwrap(ram(path, size)),
@@ -186,6 +192,7 @@ FILTERS: dict[str, Callable[[Disk], Filter]] = {
     "cache": lambda below: Cache(below, "writethrough"),
     "crypt": crypt,
     "delay": lambda below: Delay(below, Fixed(1e-6)),
+    "discard": lambda below: Discard(below, Unmap.ZEROES),
     "guarded": guarded,
     "payload": lambda below: Payload(below, 0, None, 512),
     "prwrap": Prwrap,

@@ -151,6 +151,8 @@ ERRORS = {  # spec: (position, part of what was expected); after openvmm.md 17.3
     "prwrap:mem:1M:x": (13, "';', ',' or the end"),
     "delay:5:": (8, "a disk"),
     "delay:x:mem:1M": (6, "one of fixed"),
+    "discard:x:mem:1M": (8, "one of zeroes, unspecified, ignored"),
+    "discard:zeroes": (14, "':' and a disk"),
     "throttle::mem:1M": (9, "one of iops"),
     "striped:64k": (11, "'[' and a disk"),
     "striped:[mem:1M": (15, "']' after the disk"),

@@ -172,6 +172,27 @@ def limits(scanner: Scanner) -> Limits:
     return Limits(**{name.replace("-", "_"): one.value for name, one in options.items()})
 
 
+def _discard(scanner: Scanner) -> Opener:
+    """``discard:BEHAVIOUR:DISK``."""
+    from drivebay.disk.contract import Unmap
+
+    known = {each.value: each for each in Unmap}
+    start = scanner.position
+    behaviour = known.get(scanner.name())
+    if behaviour is None:
+        raise scanner.error(f"one of {', '.join(known)}", start)
+    chosen = behaviour
+    _colon(scanner)
+    below = scanner.disk()
+
+    def make(disk: Disk) -> Disk:
+        from drivebay.disk.filters.discard import Discard
+
+        return Discard(disk, chosen)
+
+    return _over(below, make)
+
+
 def _striped(scanner: Scanner) -> Opener:
     """``striped:[CHUNK][DISK]...``, these brackets being written."""
     start = scanner.position
@@ -318,6 +339,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     Kind("prwrap", "prwrap:DISK", _prwrap),
     Kind("prfile", "prfile:STATE:DISK", _prfile),
     Kind("delay", "delay:PROFILE:DISK", _delay),
+    Kind("discard", "discard:zeroes|unspecified|ignored:DISK", _discard),
     Kind("throttle", "throttle:LIMITS:DISK", _throttle),
     Kind("striped", "striped:[CHUNK][DISK]...", _striped),
     Kind("record", "record:FILE:DISK", _record),
