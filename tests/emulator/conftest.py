@@ -9,7 +9,7 @@ from typing import Protocol
 
 import pytest
 
-from drivebay.cli import boot_unicorn
+from drivebay.cli import boot_pc
 from drivebay.controllers.ide import PiixIde
 from drivebay.guests.errors import GuestError
 from drivebay.hosts.cpu import End
@@ -24,7 +24,7 @@ __all__ = ["engine"]  # fixtures
 @pytest.fixture(scope="session")
 def seabios() -> bytes:
     try:
-        return Path(boot_unicorn.seabios()).read_bytes()
+        return Path(boot_pc.seabios()).read_bytes()
     except (GuestError, OSError) as error:
         pytest.skip(f"SeaBIOS cannot be had: {error}")
 

@@ -55,9 +55,11 @@ def test_a_guest_that_does_not_end(tmp_path: Path, capfd: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--virtio-blk", "mem:1M"], "IDE drives only"),
-        (["--ide", "mem:1M", "--run", "true"], "on one CPU"),
-        (["--ide", "mem:1M", "--kvm"], "on one CPU"),
+        (["--virtio-blk", "mem:1M"], "it takes --floppy, --ide, "),
+        (["--ide", "mem:1M", "--run", "true"], "without QEMU"),
+        (["--ide", "mem:1M", "--kvm"], "without QEMU"),
+        (["--ide", "mem:1M", "--cpus", "2"], "on one CPU"),
+        (["--ide", "mem:1M", "--kernel", __file__], "on one CPU"),
         (["--ide", "mem:1M,on-error=stop"], "let the guest go on"),
         (["--ide", "mem:1M", "--firmware", "/nowhere"], "no such file"),
         (["--ide", "mem:1M", "--firmware", "/dev/null"], "no such file"),

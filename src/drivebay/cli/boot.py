@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -17,6 +17,9 @@ from drivebay.cli.frontends import bootable
 from drivebay.cli.memory import parse_memory
 from drivebay.cli.serve import metrics_option
 from drivebay.cli.terminal import print_json, progress, stream
+
+if TYPE_CHECKING:
+    from drivebay.cli.boot_pc import Host
 
 __all__ = ["command"]
 
@@ -43,10 +46,10 @@ FIRMWARE = {"seabios": "seabios/bios-256k.bin", "ovmf": "OVMF/OVMF_CODE_4M.fd"}
 )
 @click.option(
     "--host",
-    type=click.Choice(["qemu", "unicorn"]),
+    type=click.Choice(["qemu", "unicorn", "kvm"]),
     default="qemu",
     show_default=True,
-    help="Who runs the guest: unicorn is a CPU in this process, with IDE drives and firmware.",
+    help="Who runs the guest: a PC in this process, with unicorn as its CPU or KVM's.",
 )
 @click.option("--kvm", "accel", flag_value="kvm", help="Use KVM.")
 @click.option("--tcg", "accel", flag_value="tcg", help="Emulate the CPU.")
@@ -66,14 +69,14 @@ FIRMWARE = {"seabios": "seabios/bios-256k.bin", "ovmf": "OVMF/OVMF_CODE_4M.fd"}
     type=click.FloatRange(0, min_open=True),
     default=600.0,
     show_default=True,
-    help="Seconds --run or unicorn may take.",
+    help="Seconds --run, unicorn or kvm may take.",
 )
 @click.option(
     "--control", metavar="PATH", help="Listen there for `inspect`, `ctl` and `disk snapshot`."
 )
 @metrics_option
 @click.option(
-    "--json", "as_json", is_flag=True, help="With --run or unicorn, print the outcome as JSON."
+    "--json", "as_json", is_flag=True, help="With --run, unicorn or kvm: the outcome as JSON."
 )
 @click.argument("qemu_args", nargs=-1, type=click.UNPROCESSED)
 def command(
@@ -106,20 +109,26 @@ def command(
     drivebay boot --nvme mem:64M --run 'mkfs.ext4 -q /dev/nvme0n1 && fsck.ext4 -f /dev/nvme0n1'
     drivebay boot --scsi mem:64M --run 'mkfs.ext4 -q /dev/sda && fsck.ext4 -f /dev/sda'
     drivebay boot --host unicorn --ide file:disk.img
+    drivebay boot --host kvm --kernel vmlinux --append console=ttyS0 --virtio-blk mem:64M
     """
     from drivebay.guests.qemu import find_qemu
 
-    if host == "unicorn":
-        from drivebay.cli import boot_unicorn
+    if kernel and firmware:
+        raise CliError("--kernel and --firmware are two ways to boot", "choose one")
+    if host != "qemu":
+        from drivebay.cli import boot_pc
 
-        drives = boot_unicorn.drives_of(parse_controllers(words, may_be_none=True))
-        others = (kernel, initrd, append, accel, control, metrics, qemu_args)
-        if script is not None or any(others) or cpus > 1:
-            raise CliError("--host unicorn runs firmware on one CPU", "say no more than --firmware")
-        known = firmware in (None, "seabios")
-        path = boot_unicorn.seabios() if known else _firmware_path(str(firmware))
+        if script is not None or any((accel, control, metrics, qemu_args)):
+            raise CliError(
+                f"--host {host} is a machine without QEMU", "it takes --firmware, -m and --timeout"
+            )
+        runner = _host(host, kernel, initrd, append, cpus)
+        controllers = parse_controllers(words, may_be_none=True)
+        boot_pc.check(controllers)
+        rom = "" if kernel else _rom(firmware)
         disks = parse_floppies(floppies)
-        return boot_unicorn.boot(drives, disks, path, memory, timeout, as_json)
+        wanted = boot_pc.Wanted(controllers, disks, rom, memory, timeout, as_json)
+        return boot_pc.boot(runner, wanted)
 
     # Mistakes first, before anything starts.
     if floppies:
@@ -127,8 +136,6 @@ def command(
     configs = parse_controllers(words)
     check_servable(configs)
     parse_memory("--memory", memory, most=MOST_MEMORY)
-    if kernel and firmware:
-        raise CliError("--kernel and --firmware are two ways to boot", "choose one")
     if script is not None and (kernel or firmware):
         raise CliError("--run needs the guest that we know", "leave --kernel and --firmware out")
     qemu = find_qemu(progress)
@@ -148,6 +155,28 @@ def command(
             image += ["-append", append] if append else []
             return _foreground([*_machine(**common), *image, *arguments])
         return _stock(script, arguments, append, timeout, as_json, common)
+
+
+def _host(name: str, kernel: str | None, initrd: str | None, append: str, cpus: int) -> Host:
+    """Who runs the CPUs of a machine of ours."""
+    if name == "unicorn":
+        from drivebay.cli.boot_unicorn import UnicornHost
+
+        if kernel or initrd or append or cpus > 1:
+            raise CliError("--host unicorn runs firmware on one CPU", "--host kvm runs kernels")
+        return UnicornHost()
+    from drivebay.cli.boot_kvm import KvmPc, read_kernel
+
+    if (initrd or append) and not kernel:
+        raise CliError("--initrd and --append are for a kernel", "--kernel names it")
+    return KvmPc(cpus, read_kernel(kernel, initrd, append) if kernel else None)
+
+
+def _rom(firmware: str | None) -> str:
+    """The path of what a machine of ours begins with."""
+    from drivebay.cli import boot_pc
+
+    return boot_pc.seabios() if firmware in (None, "seabios") else _firmware_path(str(firmware))
 
 
 def _stock(
