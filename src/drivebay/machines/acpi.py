@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 from drivebay.machines import aml
+from drivebay.machines.smbios import ENTRY_POINT
 from drivebay.platform.memory import GuestMemory
 from drivebay.wire import U8, U16, U32, U64, Struct
 
 __all__ = ["Acpi", "VirtioMmio", "put_acpi"]
 
 TABLES: Final = 0xE0000
-TABLES_END: Final = 0x100000
+TABLES_END: Final = ENTRY_POINT
 LOCAL_APIC: Final = 0xFEE0_0000
 IO_APIC: Final = 0xFEC0_0000
 SCI: Final = 9
@@ -197,7 +198,9 @@ def put_acpi(memory: GuestMemory, machine: Acpi) -> int:
     xsdt = put(_table(b"XSDT", 1, b"".join(each.to_bytes(8, "little") for each in pointers)))
     tables[: Rsdp.size] = _rsdp(xsdt)
     if len(tables) > TABLES_END - TABLES:
-        raise ValueError(f"{len(tables)} bytes of ACPI tables: there is room for 128 KiB")
+        raise ValueError(
+            f"{len(tables)} bytes of ACPI tables: there is room for {TABLES_END - TABLES}"
+        )
     memory.view(TABLES, len(tables))[:] = tables
     return TABLES
 
@@ -308,7 +311,10 @@ def _virtio(number: int, transport: VirtioMmio) -> bytes:
 def _vmbus() -> bytes:
     """Linux looks for the bus by this name, and for addresses to give away at its parents."""
     bus = aml.device(
-        "VMBS", aml.name("_HID", aml.string("VMBus")), aml.name("_UID", aml.integer(0))
+        "VMBS",
+        aml.name("_HID", aml.string("VMBus")),
+        aml.name("_UID", aml.integer(0)),
+        aml.name("_CRS", aml.resources()),  # it has none, but Linux gives up without a list
     )
     return aml.device(
         "VMOD",

@@ -12,6 +12,7 @@ from drivebay.controllers.virtio.mmio import MMIO_SIZE, MmioTransport
 from drivebay.machines.acpi import Acpi, VirtioMmio, put_acpi
 from drivebay.machines.chips.piix4 import PMBA, PMREGMISC, IsaRegisters, PowerRegisters
 from drivebay.machines.pc import Pc
+from drivebay.machines.smbios import put_smbios
 from drivebay.platform.virtio import Device
 
 __all__ = ["VIRTIO_MMIO_PLACES", "prepare", "put_virtio"]
@@ -47,7 +48,11 @@ def prepare(
 ) -> int:
     """Route PCI's interrupts, give power management its ports, write the ACPI tables; where those
     begin. It is firmware's work, and so to be done again after a reset.
+
+    With `vmbus` the machine is Hyper-V's by its tables.
     """
+    if vmbus:
+        put_smbios(pc.memory, "Microsoft Corporation", "Virtual Machine")
     isa, power = (pc.bus.functions[PIIX_SLOT, number] for number in (ISA, POWER))
     for at, number in zip(IsaRegisters.registers.values(), PIRQS, strict=True):
         isa.config_write(at.offset, 1, number)
