@@ -91,6 +91,10 @@ class GuestMemory:
             offset, ram = address - region.address, region.view
         return ram[offset : offset + length]
 
+    def lasting_view(self, address: int, length: int) -> memoryview:
+        """The same for those who keep it, and look again what the guest has written."""
+        return self.view(address, length)
+
     def views(self, address: int, length: int) -> list[memoryview]:
         """The same bytes in as many pieces as there are adjoining regions."""
         start, size, ram = self.window

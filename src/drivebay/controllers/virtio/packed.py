@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from drivebay.controllers.virtio.registers import DescriptorFlag, EventFlag, PackedDesc
 from drivebay.controllers.virtio.ring import (
+    EMPTY,
     INDIRECT,
     NEXT,
     WRITE,
@@ -90,6 +91,10 @@ class PackedQueue(Queue):
         self._halves = self._ring.cast("H")
         self._driver = place(self.memory, driver, 4, 4, "driver event suppression").cast("H")
         self._device = place(self.memory, device, 4, 4, "device event suppression").cast("H")
+
+    def let_go(self) -> None:
+        """Have no view of guest memory."""
+        self._ring = self._halves = self._driver = self._device = EMPTY
 
     @property
     def position(self) -> int:

@@ -247,6 +247,7 @@ class VirtioPci(PciFunction):
         notify_port: bool = False,
         identity: PciIdentity | None = None,
     ) -> None:
+        self.device = device
         self.msix = MsixCapability(1 + len(device.queue_sizes), MSIX)
         pin = Line(self._pin_changed)
         self.transport = block = PciRegisterBlock(device, memory, pin, self.msix)

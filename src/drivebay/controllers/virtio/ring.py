@@ -25,6 +25,7 @@ from drivebay.platform.memory import GuestMemory, GuestMemoryFault
 from drivebay.platform.virtio import QueueSetup, RingError
 
 __all__ = [
+    "EMPTY",
     "MAX_CHAIN",
     "Buffers",
     "Chain",
@@ -107,6 +108,10 @@ class Queue:
         """Find the ring in guest memory, at first and when that was laid out anew."""
         raise NotImplementedError
 
+    def let_go(self) -> None:
+        """Have no view of guest memory until the next `remap`; nothing may be asked till then."""
+        raise NotImplementedError
+
     @property
     def position(self) -> int:
         """Where the driver's next chain will be; see `platform.virtio.Stopped`."""
@@ -123,7 +128,7 @@ def place(memory: GuestMemory, address: int, length: int, align: int, what: str)
     if address % align:
         raise RingError(f"{what} at {address:#x} is not aligned to {align}")
     try:
-        return memory.view(address, length)
+        return memory.lasting_view(address, length)
     except GuestMemoryFault as fault:
         raise RingError(f"{what}: {fault}") from None
 

@@ -63,6 +63,7 @@ class Runner:
         queue.held = self._tasks
         self._draining = self._publishing = self._closed = self._going_on = False
         self._asleep = False  # while its ring is in no memory
+        self._late: list[int] = []  # what ends meanwhile: head and written in turn
         self.held = False
         """Nothing is taken for now: it is there for `drain` later."""
         self._stopped: Stopped | None = None
@@ -173,7 +174,10 @@ class Runner:
 
     def finish(self, head: int, written: int) -> None:
         """Give a chain back whose operation had to wait."""
-        self.queue.push(head, written)
+        if self._asleep:
+            self._late += (head, written)
+        else:
+            self.queue.push(head, written)
         if not self._publishing:
             self._publishing = True
             self._engine.at_end_of_turn(self._publish)
@@ -187,7 +191,8 @@ class Runner:
 
     def _publish(self) -> None:
         self._publishing = False
-        self.queue.publish()
+        if not self._asleep:
+            self.queue.publish()
 
     def fail(self, error: RingError) -> None:
         """Leave the queue alone until it is stopped."""
@@ -204,17 +209,21 @@ class Runner:
 
     def remap(self) -> None:
         """Guest memory was laid out anew. A ring that is nowhere in it sleeps until it is again: a
-        front end changes a region by taking it away and adding it. What ends meanwhile goes to the
-        memory that was the ring's.
+        front end changes a region by taking it away and adding it.
         """
         try:
             self.queue.remap()
         except RingError as error:
             log.debug("virtio: a queue sleeps: %s", error)
             self._asleep = True
+            self.queue.let_go()
             return
         if self._asleep:
             self._asleep = False
+            late, self._late = self._late, []
+            if late:
+                self.queue.push_all(late)
+            self.queue.publish()
             self.drain()  # kicks were not heeded
 
     def stop(self, stopped: Stopped, *, cancel: bool) -> None:

@@ -8,6 +8,7 @@ from itertools import chain
 
 from drivebay.controllers.virtio.registers import AvailFlag, UsedFlag, VirtqDesc
 from drivebay.controllers.virtio.ring import (
+    EMPTY,
     INDIRECT,
     NEXT,
     Chain,
@@ -62,6 +63,10 @@ class SplitQueue(Queue):
         self._used = used.cast("H")
         self._used_elements = used[4 : 4 + 8 * size].cast("I")
         self._avail_event = ENTRIES + 4 * size
+
+    def let_go(self) -> None:
+        """Have no view of guest memory."""
+        self._table = self._avail = self._used = self._used_elements = EMPTY
 
     @property
     def position(self) -> int:
