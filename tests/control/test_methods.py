@@ -324,6 +324,17 @@ def test_what_is_not_there_cannot_be_set(control: Control) -> None:
     assert refused(lambda: control.set("vda", limits="off"))[0] == "vda has no throttle"
 
 
+def test_a_disk_is_protected(control: Control) -> None:
+    control.set("vda", protected=True)
+    assert control.info("vda")["read_only"]
+    message, _ = refused(lambda: control.snapshot("vda", "memdiff"))
+    assert message == "vda is read-only"
+    control.set("vda", protected=False)
+    assert not control.info("vda")["read_only"]
+    assert "has no layers" in refused(lambda: control.set("drives/0", protected=True))[0]
+    assert "opened read-only" in refused(lambda: control.set("drives/3", protected=False))[0]
+
+
 # -- disks that come and go ------------------------------------------------------------------------
 
 

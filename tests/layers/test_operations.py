@@ -365,3 +365,35 @@ def test_only_what_differs_is_taken() -> None:
     assert list(layer.held) == [(700, 2)]
     with pytest.raises(InvalidInput, match="sectors of 512, 512 and 4096"):
         run(rebase(layer, old, RamDisk(1 << 20, sector_size=4096)))
+
+
+# -- protection ------------------------------------------------------------------------------------
+
+
+def test_a_protected_disk_cannot_be_changed_and_is_flushed_first() -> None:
+    """A change under way ends before that; what comes later fails."""
+    puppet = PuppetDisk(RamDisk(SIZE))
+    disk = LayeredDisk([DiskLayer(puppet)])
+    write = Stepped(disk.write(0, [memoryview(bytearray(b"x" * 512))]))
+    protect = Stepped(disk.protect(True))
+    assert not protect.done
+    [held] = puppet.held
+    held.complete()
+    assert write.done
+    [flush] = puppet.held
+    assert flush.name == "flush"
+    flush.complete()
+    assert protect.done
+    for change in (
+        lambda: disk.write(0, [memoryview(bytearray(512))]),
+        lambda: disk.unmap(0, 1),
+        lambda: disk.write_zeroes(0, 1),
+    ):
+        with pytest.raises(ReadOnly):
+            run(change())
+    run(disk.flush())
+    puppet.holds = lambda *_: False
+    assert get(disk, 0, 1) == b"x" * 512
+    run(disk.protect(False))
+    put(disk, 0, b"y" * 512)
+    assert get(disk, 0, 1) == b"y" * 512

@@ -77,7 +77,7 @@ class LayeredDisk(Disk):
         top = written[0]
         self.sector_size = top.sector_size
         self.physical_sector_size = top.physical_sector_size
-        self.read_only = read_only
+        self.read_only = self._opened_read_only = read_only
         self.volatile_cache = any(layer.volatile_cache for layer in written)
         self.persistent = any(layer.persistent for layer in written)
         self.unmap_behaviour = stack.unmap_behaviour(written)
@@ -373,6 +373,18 @@ class LayeredDisk(Disk):
     def _changes(self) -> int:
         """How many have ever begun."""
         return self._gate.entered + self._at_once
+
+    async def protect(self, protected: bool) -> None:
+        """Have whatever would change it fail with `ReadOnly` from now on, or no more. What was
+        written before is flushed. Raises what that raises, and `InvalidInput` of a disk that was
+        opened to be read.
+        """
+        if self._opened_read_only:
+            raise InvalidInput("it was opened read-only")
+        async with self.quiet():
+            if protected and not self.read_only:
+                await self._flush()
+            self.read_only = protected
 
     # -- layers that come and go -----------------------------------------------------------------
 

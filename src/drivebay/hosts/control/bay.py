@@ -8,12 +8,12 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from drivebay.disk.contract import Disk
 from drivebay.disk.errors import DiskError
-from drivebay.hosts.control.messages import QueueState, Refused
+from drivebay.hosts.control.messages import QueueState, Refused, Traced
 from drivebay.hosts.control.slot import Slot
 from drivebay.platform.observer import Observed
 from drivebay.suspend import sleep
 
-__all__ = ["Bay", "Controller", "Described", "Faults", "Health", "Metrics", "Saved"]
+__all__ = ["Bay", "Controller", "Described", "Faults", "Health", "Metrics", "Saved", "Tracing"]
 
 LOOK_AGAIN: Final = 0.005
 """Seconds between two looks at whether a disk is still used."""
@@ -58,6 +58,16 @@ class Metrics(Protocol):
 
     def text(self) -> str:
         """What was measured. Raises `Refused` if nothing is."""
+
+
+class Tracing(Protocol):
+    """Records commands and what else happens."""
+
+    def start(self, text: str) -> None:
+        """Begin, as ``--trace`` says it. Raises `Refused`."""
+
+    def stop(self) -> Coroutine[Any, Any, Traced]:
+        """Record no more; ends when all is written. Raises `Refused`."""
 
 
 class Saved(Protocol):
@@ -129,6 +139,7 @@ class Bay:
         self.controllers = {controller.id: controller for controller in controllers}
         self.changed = changed
         self.metrics: Metrics | None = None
+        self.tracing: Tracing | None = None
         self._leaving: dict[Disk, Callable[[], bool]] = {}
 
     @property

@@ -18,6 +18,7 @@ from drivebay.hosts.control.messages import (
     LeftOut,
     Parameter,
     Stopped,
+    Traced,
     Tree,
     Version,
 )
@@ -144,9 +145,19 @@ class Control:
         """Look at the size of a disk's medium again."""
         self._call(None, "disk.refresh", disk=disk)
 
-    def set(self, disk: str, *, latency: str | None = None, limits: str | None = None) -> None:
-        """Set the profile of a ``delay:``, the limits of a ``throttle:``."""
-        self._call(None, "disk.set", disk=disk, latency=latency, limits=limits)
+    def set(
+        self,
+        disk: str,
+        *,
+        latency: str | None = None,
+        limits: str | None = None,
+        protected: bool | None = None,
+    ) -> None:
+        """Set the profile of a ``delay:``, the limits of a ``throttle:``, and whether all that
+        would change the disk fails.
+        """
+        settings = {"latency": latency, "limits": limits, "protected": protected}
+        self._call(None, "disk.set", disk=disk, **settings)
 
     def add(self, controller: str, disk: str) -> str:
         """Put a disk, named as for the controller's option of ``serve``, on a controller; returns
@@ -220,6 +231,14 @@ class Control:
     def metrics(self) -> str:
         """What was measured, as Prometheus reads it."""
         return cast(str, self._call(str, "metrics.text"))
+
+    def start_trace(self, to: str) -> None:
+        """Record commands, and what else ``FILE,OPTION,...`` says."""
+        self._call(None, "trace.start", to=to)
+
+    def stop_trace(self) -> Traced:
+        """Record no more; where it is, when all is written."""
+        return cast(Traced, self._call(Traced, "trace.stop"))
 
     def crash(self) -> None:
         """Kill the data plane, as a bug or a front end could."""

@@ -28,6 +28,7 @@ __all__ = [
     "Refused",
     "Request",
     "Stopped",
+    "Traced",
     "Tree",
     "Type",
     "Version",
@@ -233,6 +234,13 @@ class FileState(msgspec.Struct, frozen=True):
 
     path: str
     size: int
+
+
+class Traced(msgspec.Struct, frozen=True):
+    """Of ``trace.stop``: where the trace is, and how many records could not be kept up with."""
+
+    path: str
+    lost: int
 
 
 class Added(msgspec.Struct, frozen=True):

@@ -70,6 +70,8 @@ class _Set(_OfDisk):
     """As in ``delay:PROFILE:``, or ``off``."""
     limits: str | None = None
     """As in ``throttle:LIMITS:``, or ``off``."""
+    protected: bool | None = None
+    """Whether all that would change it fails."""
 
 
 class _Add(_Params):
@@ -100,6 +102,11 @@ class _Health(_Params):
 class _SetHealth(_Health):
     values: str
     """``NAME=VALUE,...``, or the name of a profile."""
+
+
+class _Trace(_Params):
+    to: str
+    """``FILE,OPTION,...`` as for ``--trace`` of ``serve``."""
 
 
 class _Listen(_Params):
@@ -153,6 +160,8 @@ def methods(
         "metrics.start": Method(_Listen, lambda of: running.metrics.start(of.address)),
         "metrics.stop": Method(_Params, lambda _: running.metrics.stop()),
         "metrics.text": Method(_Params, lambda _: running.metrics.text()),
+        "trace.start": Method(_Trace, lambda of: running.tracing.start(of.to)),
+        "trace.stop": Method(_Params, lambda _: running.tracing.stop()),
         "crash": Method(_Params, lambda _: crash()),
         "quit": Method(_Params, lambda _: quit()),
     }
@@ -165,6 +174,7 @@ TYPES: Final[dict[object, Type]] = {
     str | None: "string",
     int: "integer",
     bool: "boolean",
+    bool | None: "boolean",
 }
 
 
@@ -268,9 +278,9 @@ class _Methods:
     def refresh(self, of: _OfDisk) -> Making:
         return self._bay.disk(of.disk).refresh()
 
-    def set(self, of: _Set) -> None:
+    async def set(self, of: _Set) -> None:
         disk = self._bay.disk(of.disk)
-        # All that can go wrong first: both are set, or none.
+        # All that can go wrong first: everything is set, or nothing.
         delay = throttle = None
         if of.latency is not None:
             delay = _only(of.disk, disk, Delay, "delay:0")
@@ -278,6 +288,8 @@ class _Methods:
         if of.limits is not None:
             throttle = _only(of.disk, disk, Throttle, "throttle:iops=1000000")
             limits = parse_limits(of.limits)
+        if of.protected is not None:
+            await self._layered(of.disk).protect(of.protected)
         if delay is not None:
             delay.latency = latency
         if throttle is not None:

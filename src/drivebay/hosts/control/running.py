@@ -7,7 +7,7 @@ import time
 from typing import Any, Final
 
 from drivebay.hosts.control import state as states
-from drivebay.hosts.control.bay import Bay, Controller, Metrics, Saved
+from drivebay.hosts.control.bay import Bay, Controller, Metrics, Saved, Tracing
 from drivebay.hosts.control.messages import CommandState, FileState, Refused, Stopped
 from drivebay.suspend import blocking, sleep
 
@@ -127,6 +127,15 @@ class Running:
         """Have it say something else. Raises `Refused`."""
         self._bay.health(name).set(text)
         return self.health(name)
+
+    # -- traces ----------------------------------------------------------------------------------
+
+    @property
+    def tracing(self) -> Tracing:
+        """Raises `Refused` where nothing can be traced."""
+        if self._bay.tracing is None:
+            raise Refused("nothing can be traced here")
+        return self._bay.tracing
 
     # -- metrics ---------------------------------------------------------------------------------
 
