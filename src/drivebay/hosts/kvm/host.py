@@ -22,7 +22,7 @@ from drivebay.hosts.cpu import CpuError, End
 from drivebay.hosts.kvm.abi import Exit, IoExit, MmioExit, MsrExit
 from drivebay.hosts.kvm.exits import Exits, Where
 from drivebay.hosts.kvm.interpreter import execute
-from drivebay.hosts.kvm.paravirtual import HYPERCALL_PORT, MsrFault, Paravirtual
+from drivebay.hosts.kvm.paravirtual import HYPERCALL_PORT, MsrFault, Paravirtual, SignalMsi
 from drivebay.hosts.kvm.report import EXIT_DETAIL, report, report_exit
 from drivebay.hosts.kvm.vcpu import Vcpu, leaves_of
 from drivebay.hosts.kvm.vm import Kvm, Vm
@@ -46,6 +46,8 @@ class KvmMachine(Protocol):
     """What KVM needs of the machine around its CPUs, besides the board."""
 
     exit_status: int | None
+    message: SignalMsi
+    """Where its message-signalled interrupts go."""
 
 
 class KvmHost:
@@ -88,6 +90,7 @@ class KvmHost:
             Exit.X86_WRMSR: self._wrmsr,
         }
         self.board.interrupt = self._set_line
+        self._machine.message = self.signal_msi
         self.board.on_reset(self._reset)
 
     @property
