@@ -115,12 +115,17 @@ class ScsiRig(Rig):
         super().__init__(engine)
         self.initiator = Initiator(self.disk, engine)
         self.dead = ""
+        self.initiator.target.carrier = self
         self.torment = ScsiFaults(  # type: ignore[assignment]
             self.initiator.target,
             engine,
-            mute=lambda: None,
-            die=partial(setattr, self, "dead"),
         )
+
+    def mute(self) -> None:
+        raise AssertionError("nobody is interrupted here")
+
+    def fail(self, why: str) -> None:
+        self.dead = why
 
     def _ask(self, opcode: int, lba: int, count: int, data: bytes, room: int) -> bytes:
         cdb = bytes([opcode, 0, *lba.to_bytes(4), 0, *count.to_bytes(2), 0])

@@ -29,8 +29,8 @@ class ScsiFaults(CoreFaults[bytes, Outcome]):
     """Has `rules` work on the units of `target`, called `name` in them, until `close`. What the
     target answers itself (REPORT LUNS, and whatever asks no unit) they do not meet.
 
-    `mute` loses the transport's interrupts of this turn, and `die` lets it fail; without them
-    there can be no rules that say so. Unless said, `remove` takes a unit from the target.
+    What dies, or loses interrupts, is the target's transport. Unless said, `remove` takes a unit
+    from the target.
     """
 
     def __init__(
@@ -39,12 +39,9 @@ class ScsiFaults(CoreFaults[bytes, Outcome]):
         engine: Engine,
         rules: Iterable[Rule] = (),
         name: str = "scsi",
-        *,
         remove: Callable[[Subject], None] | None = None,
-        mute: Callable[[], None] | None = None,
-        die: Callable[[str], None] | None = None,
     ) -> None:
-        self.target, self.mute, self._die = target, mute, die
+        self.target = target
         super().__init__(engine, rules, name, remove or self._remove)
         target.observer = self
 
@@ -55,13 +52,10 @@ class ScsiFaults(CoreFaults[bytes, Outcome]):
             self.target.observer = None
 
     def check(self, rule: Rule) -> None:
-        """Its transport may not be able to."""
+        """Without a transport there is none to die."""
         super().check(rule)
-        action = rule.action
-        if isinstance(action, LoseInterrupt) and self.mute is None:
-            raise ValueError(f"{rule}: who loses interrupts is the transport")
-        if isinstance(action, Die) and self._die is None:
-            raise ValueError(f"{rule}: who dies is the transport")
+        if isinstance(rule.action, LoseInterrupt | Die) and self.target.carrier is None:
+            raise ValueError(f"{rule}: the target has no transport")
 
     def escort(self, subject: Subject, command: bytes, found: list[Live]) -> ScsiTorment:
         """Who loses interrupts, which are the transport's."""
@@ -118,8 +112,8 @@ class ScsiFaults(CoreFaults[bytes, Outcome]):
 
     def die(self, subject: Subject, why: str) -> None:
         """The transport fails."""
-        assert self._die is not None
-        self._die(why)
+        assert self.target.carrier is not None
+        self.target.carrier.fail(why)
 
     def _remove(self, subject: Subject) -> None:
         if self.target.unit(subject.queue) is not None:
@@ -135,6 +129,6 @@ class ScsiTorment(Torment[bytes, Outcome]):
         """Its end is told in this turn."""
         outcome = await super().after(outcome)
         if self.quiet:
-            assert self.core.mute is not None
-            self.core.mute()
+            assert self.core.target.carrier is not None
+            self.core.target.carrier.mute()
         return outcome

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from drivebay.disk.buffers import cut
 from drivebay.disk.contract import Buffers, Operation, byte_length
@@ -39,7 +39,17 @@ from drivebay.scsi.status import Aborted, Busy, Conflict, Status
 from drivebay.scsi.task import Direction, Task
 from drivebay.suspend import DONE, Cancelled
 
-__all__ = ["MOST_LUNS", "Attribute", "Done", "Outcome", "Request", "Target", "lun_field", "lun_of"]
+__all__ = [
+    "MOST_LUNS",
+    "Attribute",
+    "Carrier",
+    "Done",
+    "Outcome",
+    "Request",
+    "Target",
+    "lun_field",
+    "lun_of",
+]
 
 log = logging.getLogger(__name__)
 guest_log = RationedLog(log)
@@ -143,6 +153,16 @@ class _TaskSet:
         return request.attribute is Attribute.ORDERED and bool(self.running)
 
 
+class Carrier(Protocol):
+    """The transport of a target, to which things can be done that no transport does."""
+
+    def mute(self) -> None:
+        """What ends in this turn is told without an interrupt."""
+
+    def fail(self, why: str) -> None:
+        """Serve nothing before the initiator resets the transport."""
+
+
 class Target:
     """Logical units by number."""
 
@@ -152,6 +172,8 @@ class Target:
         """Shown the unit's number as the queue, a CDB, and its `Outcome`."""
         self.observer: Observer[bytes, Outcome] | None = None
         """May meddle with commands that a unit does, shown as to `tap`."""
+        self.carrier: Carrier | None = None
+        """Its transport."""
         self._units: dict[int, DeviceServer] = {}
         self._tasks: dict[int, _TaskSet] = {}
         self._leaving: list[_TaskSet] = []

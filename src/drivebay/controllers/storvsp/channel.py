@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, Protocol
 
 from drivebay.controllers.storvsp.packets import DESCRIPTOR, FOOTER, PacketType
@@ -71,7 +72,7 @@ class StorVspChannel:
         self._notice = b""
         self._closed: Callable[[], None] | None = None
         self._broken = self._draining = self._stalled = False
-        self._flushing = self._going_on = self._looking = False
+        self._flushing = self._going_on = self._looking = self._muted = False
 
     # -- opening and closing ---------------------------------------------------------------------
 
@@ -107,7 +108,13 @@ class StorVspChannel:
     def _works(self) -> bool:
         return self._setup is not None and self._closed is None and not self._broken
 
-    def _fail(self, error: ChannelError) -> None:
+    def mute(self) -> None:
+        """What is told in this turn is told by no signal."""
+        self._muted = True
+        self._engine.later(partial(setattr, self, "_muted", False))
+
+    def fail(self, error: ChannelError) -> None:
+        """Serve it no more before it is opened again."""
         guest_log.warning("storvsp: channel %d is closed: %s", self.offer.sub_channel, error)
         self._broken = True
         self._give_up()
@@ -137,7 +144,7 @@ class StorVspChannel:
             self._drain()
         except ChannelError as error:
             self._flush()  # what came before was served
-            self._fail(error)
+            self.fail(error)
         finally:
             self._draining = False
 
@@ -202,7 +209,7 @@ class StorVspChannel:
         assert self._outgoing is not None
         assert self._setup is not None
         freed = self._incoming.release()
-        if self._outgoing.publish() or freed:
+        if (self._outgoing.publish() or freed) and not self._muted:
             self._setup.signal()
 
     # -- ends ------------------------------------------------------------------------------------

@@ -89,11 +89,22 @@ class StorVsp:
         self.channels = [self._channel(0)]
         """The first, and the sub-channels that the guest has asked for."""
         self.channels[0].when_closed = self._first_closed
+        target.carrier = self
         target.on_change(lambda _lun, _added: self._changed())
 
     def _channel(self, index: int) -> StorVspChannel:
         offer = Offer(self._offer.interface, self._offer.instance, index, self._offer.user_data)
         return StorVspChannel(self._engine, offer, self._serve, self._may_serve, self._depth)
+
+    def mute(self) -> None:
+        """What ends in this turn is told by no signal: no device does that."""
+        for channel in self.channels:
+            channel.mute()
+
+    def fail(self, why: str) -> None:
+        """Serve nothing before the guest has closed the channels and opened them again."""
+        for channel in self.channels:
+            channel.fail(ChannelError(why))
 
     def attach(self, bus: Bus) -> None:
         """Offer it to the guest of `bus`."""

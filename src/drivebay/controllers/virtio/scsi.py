@@ -84,6 +84,7 @@ class ScsiDevice(RingDevice):
         self._missed = False
         for lun in target.luns:
             self._know(lun)
+        target.carrier = self
         target.on_change(self._changed)
         target.on_attention(self._told)
 
