@@ -43,6 +43,8 @@ class Places(Generic[Wanted]):
         """Who must have ended its commands before the disks are closed."""
         self.opened = ExitStack()
         """Closes what was opened, while that may still turn out to be for nothing."""
+        self.arrived: Callable[[str, Slot], None] = lambda name, slot: None
+        """Told of a place that is filled."""
         self.held = False
         """Who comes takes no commands for now."""
         self._wanted: dict[str, Wanted] = {}
@@ -74,8 +76,9 @@ class Places(Generic[Wanted]):
 
     def _take(self, wanted: Wanted, disk: Disk | None) -> str:
         name = self._name(wanted)
-        self.slots[name] = self._put(wanted, disk)
+        slot = self.slots[name] = self._put(wanted, disk)
         self._wanted[name] = wanted
+        self.arrived(name, slot)
         return name
 
     @property

@@ -54,7 +54,7 @@ from drivebay.lab.rules import (
     Vocabulary,
 )
 
-__all__ = ["load_rules", "parse_rule", "parse_rules"]
+__all__ = ["load_rules", "parse_rule", "parse_rules", "spelled"]
 
 ANY: Final = "any"
 UNITS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
@@ -91,15 +91,28 @@ def parse_rules(texts: Iterable[str], vocabulary: Vocabulary) -> list[Rule]:
     """The same of each text; ``@PATH`` stands for the rules in a file. Raises `DiskOpenError`."""
     rules: list[Rule] = []
     for text in texts:
-        if text.startswith("@"):
-            rules += load_rules(text[1:], vocabulary)
-        else:
-            rules.append(parse_rule(text, vocabulary))
+        for where, rule in spelled(text):
+            try:
+                rules.append(parse_rule(rule, vocabulary))
+            except SpecError as error:
+                if not where:
+                    raise
+                raise DiskOpenError(f"{where}{error}", error.hint) from None
     return rules
 
 
 def load_rules(path: str, vocabulary: Vocabulary) -> list[Rule]:
     """The rules in a TOML or JSON file. Raises `DiskOpenError`, which says which of them."""
+    return parse_rules([f"@{path}"], vocabulary)
+
+
+def spelled(text: str) -> list[tuple[str, str]]:
+    """The rules that `text` says, itself or by ``@PATH``, each on a line, and before it whatever a
+    message about it begins with. Raises `DiskOpenError` for a file that has none.
+    """
+    if not text.startswith("@"):
+        return [("", text)]
+    path = text[1:]
     described = load(path)
     tables = described.get("fault") if isinstance(described, dict) else None
     if not isinstance(tables, list) or not tables:
@@ -107,10 +120,7 @@ def load_rules(path: str, vocabulary: Vocabulary) -> list[Rule]:
     rules = []
     for number, table in enumerate(tables, 1):
         where = f"{path}: fault {number}"
-        try:
-            rules.append(parse_rule(_text(where, table), vocabulary))
-        except SpecError as error:
-            raise DiskOpenError(f"{where}: {error}", error.hint) from None
+        rules.append((f"{where}: ", _text(where, table)))
     return rules
 
 

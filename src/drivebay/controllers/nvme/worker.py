@@ -60,7 +60,8 @@ class Worker:
     """Serves the queues of `controller`."""
 
     def __init__(self, controller: Controller) -> None:
-        self._controller, self._engine = controller, controller.engine
+        self.controller = self._controller = controller
+        self._engine = controller.engine
         self.observer: Observer | None = None
         self.tap: Tap | None = None
         """Shown the row of a command, and DW0 and status field of its completion."""
