@@ -11,6 +11,7 @@ from drivebay.cli.lazy import LazyGroup
 __all__ = ["command"]
 
 COMMANDS: Final = {
+    "compare": "Compare storage controllers: the same jobs on the same disk.",
     "powercut": "Check everything that a power cut may leave of a disk.",
 }
 """Each is the ``command`` of the module ``lab_NAME``."""
