@@ -142,8 +142,8 @@ def test_code_read_over_code_that_has_run(machine: Machine, tmp_path: Path) -> N
     assert machine.boot() == "AB"
 
 
-def dma(code: Code, command: str, direction: str, lba: int) -> None:
-    """One sector by the bus master, its end told by interrupt 14. BX is where the bus master is.
+def dma(code: Code, command: str, direction: str, lba: int, sectors: int = 1) -> None:
+    """Sectors by the bus master, its end told by interrupt 14. BX is where the bus master is.
 
     The drive's ports are ATA/ATAPI-6's, the bus master's those of SFF-8038i.
     """
@@ -157,7 +157,7 @@ def dma(code: Code, command: str, direction: str, lba: int) -> None:
     code(f"89DA B0 {direction} EE")  # bx: direction
     for port, value in (
         (0x3F6, 0x08),  # device control: nIEN is 0
-        (0x1F2, 1),
+        (0x1F2, sectors),
         (0x1F3, lba),
         (0x1F4, 0),
         (0x1F5, 0),

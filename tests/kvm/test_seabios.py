@@ -8,13 +8,9 @@ from drivebay.controllers.floppy import MEDIA, FloppyDrive
 from drivebay.disk.spec import open_disk
 from tests.emulator.conftest import Machine
 from tests.emulator.test_floppy import PATTERN, image, writer
-from tests.emulator.test_seabios import (
-    test_a_cd_boots,
-    test_a_disk_boots_reads_and_writes,
-    test_dma_and_interrupts,
-)
+from tests.emulator.test_seabios import test_a_cd_boots, test_a_disk_boots_reads_and_writes
 
-__all__ = ["test_a_cd_boots", "test_a_disk_boots_reads_and_writes", "test_dma_and_interrupts"]
+__all__ = ["test_a_cd_boots", "test_a_disk_boots_reads_and_writes"]
 
 
 def test_a_floppy_boots_reads_and_writes(machine: Machine, tmp_path: Path) -> None:
