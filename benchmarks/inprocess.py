@@ -162,7 +162,7 @@ class MmioBench:
     def __init__(self, job: Job, disk: Disk) -> None:
         memory = GuestMemory.of_size(RAM_SIZE, RAM_START)
         self.engine = Engine()
-        device = BlockDevice(disk, self.engine)
+        self.device = device = BlockDevice(disk, self.engine)
         space = MmioSpace()
         space.map(BASE, MmioTransport(device, memory, Line(lambda _level: None)))
         arena = Arena(memory, RAM_START, RAM_SIZE)

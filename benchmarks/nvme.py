@@ -166,7 +166,7 @@ class Bench:
     def __init__(self, job: Local, disk: Disk) -> None:
         self.engine = Engine()
         board = Board(self.engine, GuestMemory.of_size(RAM_SIZE))
-        nvme = Nvme(board.memory, self.engine, queues=1)
+        self.nvme = nvme = Nvme(board.memory, self.engine, queues=1)
         nvme.add(1, disk)
         PciBus(board.ports, board.mmio).plug(4, 0, nvme)
         nvme.config_write(Header.BAR0.offset, 4, BAR)
