@@ -301,6 +301,12 @@ def complete(*words: str, begun: str) -> list[str]:
 def test_names_are_completed(served: str) -> None:
     assert complete("ctl", served, begun="media.") == ["media.eject", "media.insert"]
     assert complete("ctl", served, "disk.info", begun="") == ["vda", "ide/p0", "nvme/1"]
+    assert complete("ctl", served, "disk.info", "vda", begun="") == []
+    assert complete("ctl", served, "disk.resize", "size=1M", begun="i") == ["ide/p0"]
+    assert complete("ctl", served, "controller.stop", begun="") == ["vda", "ide", "nvme"]
+    assert complete("ctl", served, "health.set", begun="n") == ["nvme", "nvme/1"]
+    assert complete("ctl", served, "disk.add", "nvme", begun="") == []
+    assert complete("ctl", served, "nonsense", begun="") == []
     assert complete("disk", "snapshot", served, begun="n") == ["nvme/1"]
     assert complete("ctl", "/nowhere", "disk.info", begun="") == []
     assert complete("ctl", "/nowhere", begun="") == []

@@ -31,18 +31,33 @@ def complete_disk(context: click.Context, _: click.Parameter, begun: str) -> lis
     return [CompletionItem(name) for name in names if name.startswith(begun)]
 
 
-def _complete_word(
-    context: click.Context, parameter: click.Parameter, begun: str
-) -> list[CompletionItem]:
-    """A method, then names of disks."""
-    if context.params.get("method") is not None:
-        return complete_disk(context, parameter, begun)
+def _complete_word(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
+    """A method, then the names that its next parameter may be."""
     try:
         with Control(context.params["socket"], timeout=1) as bay:
-            names = list(bay.methods())
+            known = bay.methods()
+            names = list(known)
+            if (method := context.params.get("method")) is not None:
+                given = context.params.get("words") or ()
+                names = _names(bay, _next(known.get(method, {}), given))
     except ControlError:
         return []
     return [CompletionItem(name) for name in names if name.startswith(begun)]
+
+
+def _next(known: Mapping[str, Parameter], words: Sequence[str]) -> str:
+    """The parameter that the word after `words` is, but for a disk that is yet to be opened."""
+    named = {word.partition("=")[0] for word in words} & known.keys()
+    plain = sum(word.partition("=")[0] not in known for word in words)
+    found = next(iter([name for name in known if name not in named][plain:]), "")
+    return "" if found == "disk" and "controller" in known else found
+
+
+def _names(bay: Control, parameter: str) -> list[str]:
+    tree = bay.tree().controllers
+    controllers = [one.id for one in tree]
+    disks = [disk.name for one in tree for disk in one.disks]
+    return {"controller": controllers, "disk": disks, "of": controllers + disks}.get(parameter, [])
 
 
 @click.command(name="ctl", context_settings={"ignore_unknown_options": True})
