@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from drivebay.cli.errors import CliError
 from drivebay.cli.kind import ControllerConfig, Served
+from drivebay.cli.trace import traced
 from drivebay.disk.spec import Node, parse_attachment
 from drivebay.hosts.control.bay import Bay, Controller, Described
 from drivebay.hosts.control.messages import Refused
@@ -80,7 +81,6 @@ def _describer(config: ControllerConfig) -> Callable[[int, Any], Described]:
     """Reads commands by the dialect of the controller, which is imported at the first."""
 
     def describe(queue: int, command: Any) -> Described:
-        assert config.kind.dialect is not None
         subject = config.kind.dialect().describe(queue, command, config.id)
         return Described(subject.command, subject.where)
 
@@ -94,7 +94,7 @@ def _adder(config: ControllerConfig, served: Served) -> Any:
         attachment = parse_attachment(text)
         options = attachment.checked(kind.disk_flags, kind.disk_keys)
         try:
-            wanted = _with_layers(kind.attach(attachment, options))
+            wanted = traced(_with_layers(kind.attach(attachment, options)))
             placed = kind.place([*places.taken, wanted])
             mine = next(each for each in placed if each.attachment is wanted.attachment)
             kind.check(replace(config, disks=[mine]))

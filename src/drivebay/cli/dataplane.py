@@ -16,6 +16,7 @@ from drivebay.platform.engine import Engine
 
 if TYPE_CHECKING:
     from drivebay.cli.metrics import MetricsDesk
+    from drivebay.cli.trace import TraceDesk, TraceWish
     from drivebay.hosts.control.bay import Bay
     from drivebay.hosts.control.server import ControlServer
 
@@ -26,8 +27,8 @@ class DataPlane:
     """Opens the disks of `controllers` and serves each on its listener of `listeners`.
 
     With a listener for `control` it can be looked at and changed; `changed` is called when it has
-    been. With one for `metrics` it tells them there. Raises `DiskOpenError` or `CliError` if a disk
-    cannot be opened.
+    been. With one for `metrics` it tells them there; a `trace` is recorded from the start. Raises
+    `DiskOpenError` or `CliError` if a disk cannot be opened.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class DataPlane:
         listeners: Sequence[socket.socket],
         control: socket.socket | None = None,
         metrics: socket.socket | None = None,
+        trace: TraceWish | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = Engine()
@@ -43,6 +45,10 @@ class DataPlane:
             from drivebay.cli.control import with_layers
 
             controllers = with_layers(controllers)
+        if control is not None or trace is not None:
+            from drivebay.cli.trace import with_traced_disks
+
+            controllers = with_traced_disks(controllers)
         self._served: dict[str, Served] = {
             controller.id: controller.kind.serve(controller, self._engine, listener)
             for controller, listener in zip(controllers, listeners, strict=True)
@@ -50,31 +56,39 @@ class DataPlane:
         self._bay: Bay | None = None
         self._control: ControlServer | None = None
         self._metrics: MetricsDesk | None = None
-        if control is not None or metrics is not None:
-            self._show(controllers, control, metrics, changed)
+        self._tracing: TraceDesk | None = None
+        if control is not None or metrics is not None or trace is not None:
+            self._show(controllers, control, metrics, trace, changed)
 
     def _show(
         self,
         controllers: Sequence[ControllerConfig],
         control: socket.socket | None,
         metrics: socket.socket | None,
+        trace: TraceWish | None,
         changed: Callable[[], None],
     ) -> None:
         """Let others look, and change what there is."""
         from drivebay.cli.control import bay_of
         from drivebay.cli.metrics import MetricsDesk
+        from drivebay.cli.trace import TraceDesk
         from drivebay.hosts.control.methods import methods
         from drivebay.hosts.control.server import ControlServer
 
         def has_changed() -> None:
             desk.refresh()
+            tracing.refresh()
             changed()
 
         self._bay = bay_of(controllers, self._served, has_changed)
-        dialects = {each.kind.name: each.kind.dialect for each in controllers if each.kind.dialect}
+        dialects = {each.kind.name: each.kind.dialect for each in controllers}
         desk = self._metrics = self._bay.metrics = MetricsDesk(self._bay, self._engine, dialects)
+        tracing = self._tracing = TraceDesk(self._bay, self._served, dialects)
+        self._bay.tracing = tracing
         if metrics is not None:
             desk.begin(metrics, owned=False)
+        if trace is not None:
+            tracing.begin(trace)
         if control is not None:
             known = methods(self._bay, self._engine.stop, lambda: self._engine.later(_crash))
             self._control = ControlServer(known, self._engine, control, owned=False)
@@ -127,6 +141,8 @@ class DataPlane:
             served.end()
             served.server.close()
         finish(self._engine, self._at_rest, self._left())
+        if self._tracing is not None:
+            self._tracing.end()
 
     def _left(self) -> Iterator[Disk]:
         """The disks that are open when somebody looks: one may be closed until then."""

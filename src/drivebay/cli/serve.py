@@ -26,6 +26,7 @@ from drivebay.cli.errors import CliError, told
 from drivebay.cli.kind import ControllerConfig
 from drivebay.cli.supervisor import CHANGED, READY, VOLATILE, end_with_parent, supervise
 from drivebay.cli.terminal import print_json
+from drivebay.cli.trace import TraceWish, trace_wish
 from drivebay.hosts.vhost_user.server import inherited_sockets, listen
 
 __all__ = ["command", "metrics_option"]
@@ -73,11 +74,12 @@ def command(
         end_with_parent(os.getppid())
     configs = parse_controllers(words)
     check_servable(configs)
+    wish = trace_wish(words)
     with ExitStack() as stack:
         listeners = _listeners(configs, stack)
         controlling = None if control is None else _listen(control, stack, "--control PATH")
         telling = None if metrics is None else _telling(metrics, stack)
-        watched = controlling, telling
+        watched = controlling, telling, wish
         return supervise(lambda say: _serve(configs, listeners, watched, as_json, say))
 
 
@@ -136,11 +138,11 @@ def _unlink(path: str) -> None:
 def _serve(
     configs: Sequence[ControllerConfig],
     listeners: Sequence[socket.socket],
-    watched: tuple[socket.socket | None, socket.socket | None],
+    watched: tuple[socket.socket | None, socket.socket | None, TraceWish | None],
     as_json: bool,
     say: Callable[[bytes], None],
 ) -> int:
-    """The data plane's process. `watched` are the sockets for control and for metrics."""
+    """The data plane's process. `watched` are the sockets for control and metrics, and a trace."""
     from drivebay.cli.dataplane import DataPlane
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -153,7 +155,7 @@ def _serve(
             if as_json:
                 print_json({"event": "ready", "pid": os.getpid(), "controllers": lines})
             else:
-                _print_ready(lines, *watched)
+                _print_ready(lines, *watched[:2])
 
         plane.run(announce)
         if as_json:

@@ -129,6 +129,9 @@ class Recorder:
             if self.fresh:
                 self.drain()
             self._write_batches()
+            if closing and self.lost > self._told:
+                self.drain()
+                self._write_batches()
         if self._sink is not None:
             self._sink.close()
 
