@@ -12,12 +12,13 @@ import pytest
 
 from drivebay.hosts.cpu import CpuError, End
 from drivebay.hosts.kvm.abi import CpuidEntry
+from drivebay.hosts.kvm.exits import ELSEWHERE
 from drivebay.hosts.kvm.host import KvmHost
 from drivebay.hosts.kvm.paravirtual import MsrFault, Paravirtual
 from drivebay.machines.pc import Pc
 from drivebay.platform.engine import Engine
 from drivebay.platform.ports import Hold, PortRegion
-from tests.emulator.test_x86 import EXIT, Broken, begin, ticks, vector
+from tests.emulator.test_x86 import EXIT, PIT, Broken, begin, ticks, vector
 from tests.emulator.x86 import Code
 
 pytestmark = pytest.mark.usefixtures("kvm")
@@ -119,6 +120,9 @@ def test_every_port(boot: Boot) -> None:
     pc, host = boot(code(f"B003 {EXIT}"))
     assert host.run(120) is End.EXITED
     assert pc.exit_status == 3
+    assert host.exits.total > 40_000
+    assert ELSEWHERE in {each.place for each in host.exits.table()}
+    assert len(host.exits.table()) < 5000
 
 
 def test_memory_that_is_not_there(boot: Boot) -> None:
@@ -279,6 +283,27 @@ def test_a_line_of_the_board_interrupts(boot: Boot, engine: Engine) -> None:
 
     pc.ports.map(DEVICE, Alarm())
     assert host.run(10) is End.EXITED
+    assert pc.exit_status == 9
+
+
+def test_an_interrupt_that_is_let_in_for_two_instructions(boot: Boot, engine: Engine) -> None:
+    """IRQ 5, as firmware waits for it: interrupts are off but for STI; NOP; NOP; CLI, and the timer
+    comes first. Where code is interpreted, that is hardly ever looked at.
+    """
+    code = vector(vector(begin(), 8, "tick"), 13, "handler")
+    code("B011 E620 B008 E621 B004 E621 B001 E621 B0DE E621")(PIT)(WRITE)
+    code.label("wait")(f"FB 9090 FA {'90' * 120} EB <wait>")
+    code.label("tick")("50 B020 E620 58 CF")
+    code.label("handler")(f"B009 {EXIT}")
+    pc, host = boot(code)
+
+    class Alarm(Recorder):
+        def port_write(self, offset: int, width: int, value: int) -> Hold | None:
+            engine.after(0.1, lambda: pc.line(5).set(True))
+            return None
+
+    pc.ports.map(DEVICE, Alarm())
+    assert host.run(20) is End.EXITED
     assert pc.exit_status == 9
 
 

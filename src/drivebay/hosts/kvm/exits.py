@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-__all__ = ["ExitCount", "Exits"]
+__all__ = ["ELSEWHERE", "ExitCount", "Exits", "Where"]
 
 Where = tuple[str, int]
+
+MOST_PLACES: Final = 4096
+ELSEWHERE: Final = -1
+"""Where exits are counted of a guest that has been at all too many places."""
 
 
 class ExitCount(NamedTuple):
@@ -35,8 +39,14 @@ class Exits:
 
     def add(self, where: Where, nanoseconds: int) -> None:
         """One more."""
-        self.counts[where] = self.counts.get(where, 0) + 1
-        self.nanoseconds[where] = self.nanoseconds.get(where, 0) + nanoseconds
+        counts = self.counts
+        if where not in counts:
+            if len(counts) >= MOST_PLACES:
+                where = (where[0], ELSEWHERE)
+            counts.setdefault(where, 0)
+            self.nanoseconds.setdefault(where, 0)
+        counts[where] += 1
+        self.nanoseconds[where] += nanoseconds
 
     @property
     def total(self) -> int:

@@ -175,8 +175,8 @@ class KvmHost:
         for vcpu in self._vcpus:
             name = f"drivebay-vcpu-{vcpu.number}"
             thread = threading.Thread(target=self._run_vcpu, args=(vcpu,), name=name, daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def _leave(self) -> None:
         """They do not."""

@@ -51,6 +51,7 @@ class Vcpu:
 
     def __init__(self, kvm: Kvm, vm: Vm, number: int, leaves: Iterable[CpuidEntry]) -> None:
         self.number = number
+        self._vm = vm
         self.fd = fcntl.ioctl(vm.fd, Ioctl.CREATE_VCPU, number)
         try:
             self._set_cpuid(leaves)
@@ -125,9 +126,9 @@ class Vcpu:
             self._stepped()
 
     def let_interrupts_in(self) -> None:
-        """Go on in single steps until the guest has had its interrupts on. A KVM that interprets
-        code does a thousand instructions between two looks for interrupts, and so never looks where
-        firmware that waits lets them in: for two or three instructions of a loop (STI; NOP; CLI).
+        """Go on in single steps until the guest has taken the interrupt that waits. A KVM that
+        interprets code does a thousand instructions between two looks for interrupts, and so never
+        looks where firmware that waits lets them in: for two or three instructions of a loop.
         """
         if not self._steps:
             self._steps, self._was_open = MOST_STEPS, False
@@ -136,7 +137,9 @@ class Vcpu:
     def _stepped(self) -> None:
         is_open = self.interruptible
         self._steps -= 1
-        if (self._was_open and not is_open) or not self._steps:
+        # The timer's comes first, if it waits, too.
+        taken = self._was_open and not is_open and not self._vm.interrupt_waits()
+        if taken or not self._steps:
             self._steps = 0
             self._set_debug(0)
         self._was_open = is_open
