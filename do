@@ -150,6 +150,7 @@ cryptsetup cryptsetup-bin
 mformat mtools
 losetup mount
 npm npm
+rsvg-convert librsvg2-bin
 END
 }
 

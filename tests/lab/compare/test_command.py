@@ -54,6 +54,8 @@ def test_cache_modes_are_compared_by_writes(capsys: pytest.CaptureFixture[str]) 
         (["--html", "/nowhere/c.html"], "/nowhere/c.html: nothing can be written there"),
         (["--no-vm", "--disk", "mem:x"], "mem:x"),
         (["--no-vm", "--disk", "file:/nowhere/disk"], "/nowhere/disk"),
+        (["--no-vm", "--disk", "mem:64K"], "mem:64K: 65536 bytes"),
+        (["--no-vm", "--disk", "mem:1M;sector=8192"], "sectors of 8192 bytes"),
         (["--load", __file__], "test_command.py: Expected `object`"),
     ],
 )

@@ -33,6 +33,7 @@ from drivebay.platform.engine import Engine
 from drivebay.platform.interrupts import Line
 from drivebay.platform.memory import GuestMemory
 from drivebay.platform.pci import Command, ConfigMechanism1, Header, PciBus, PciFunction
+from drivebay.platform.ports import PortRegion
 
 __all__ = ["BENCHES", "Bench"]
 
@@ -69,7 +70,7 @@ class Bench(ABC):
         """Put a function on PCI bus 0, its registers of `bar` at `BAR`, and let it master it."""
         if self.counted:
             registers = function.bars[bar]
-            assert registers.region is not None and not hasattr(registers.region, "port_read")
+            assert registers.region is not None and not isinstance(registers.region, PortRegion)
             counted = CountedRegion(registers.region, self.meter)
             function.bars[bar] = replace(registers, region=counted)
         bus = PciBus(

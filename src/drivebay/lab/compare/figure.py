@@ -18,7 +18,7 @@ __all__ = ["access_figure", "kind", "overview_figure"]
 WIDTH: Final = 1080
 MARGIN: Final = 24
 LABELS: Final = 196
-TOP, FOOT = 118, 46
+TOP, FOOT = 118, 34
 LINE: Final = 21
 """Pixels of a maker's line; a controller has one for each."""
 
@@ -131,7 +131,7 @@ def _dots(figure: Drawing, panel: Panel, rows: Sequence[Row], scale: LogScale, y
         figure.dot(scale(value), y, 4 if first else 4.5, f"{own} hollow" if first else own, told)
     leftmost, rightmost = min(values), max(values)
     figure.text(scale(rightmost) + 9, y + 4, short(rightmost), "value")
-    if scale(rightmost) - scale(leftmost) > 14 and scale(leftmost) - scale.start > 30:
+    if scale(rightmost) - scale(leftmost) > 14 and scale(leftmost) - scale.start > 6:
         figure.text(scale(leftmost) - 9, y + 4, short(leftmost), "value", "end")
 
 

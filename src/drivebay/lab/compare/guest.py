@@ -151,7 +151,7 @@ class _Session:
         progress: Progress,
     ) -> list[Row]:
         """Boot, and do it all."""
-        progress(f"booting a guest with {', '.join(plate for _, _, plate, _ in self._wanted)}")
+        progress(f"booting a guest with {len(self._wanted)} disks")
         with self._served, guest:
             disks = find_disks(guest)
             worker = Worker(guest, self._bytes)

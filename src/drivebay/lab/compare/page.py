@@ -57,6 +57,7 @@ def html_page(comparison: Comparison) -> str:
         else "in this process, each worked by a driver in Python"
     )
     lead = " ".join(summary(comparison))
+    method = [METHOD, WHERE[comparison.where], *comparison.notes]
     body = [
         "<h1>Storage controllers compared</h1>",
         f'<p class="muted">The same jobs on the same disk, {escape(where)}.</p>',
@@ -67,7 +68,7 @@ def html_page(comparison: Comparison) -> str:
         _reasons(comparison),
         *(_table(comparison, *each) for each in comparison.jobs),
         "<h2>How the figures were taken</h2>",
-        *(f"<p>{escape(note)}</p>" for note in [METHOD, *comparison.notes]),
+        *(f"<p>{escape(note)}</p>" for note in method),
         _about(comparison),
     ]
     return "\n".join(
@@ -92,10 +93,18 @@ def _exits(comparison: Comparison) -> list[str]:
 
 METHOD: Final = (
     "Rates are medians of rounds in which all controllers take turns; the spread is the distance "
-    "between the largest and the smallest as a part of the median. Accesses, kicks, interrupts, "
-    "commands and requests in flight are of each I/O of a run of their own, in which nothing is "
-    "timed. A kick is a notification by eventfd."
+    "between the largest and the smallest as a part of the median. The other figures are of each "
+    "I/O of a run of its own, in which nothing is timed: accesses to registers, their bytes, "
+    "interrupts, bytes of each command, and the most commands that a controller had at once."
 )
+WHERE: Final = {
+    "guest": "Accesses are what QEMU traces, for its own controllers and for those of drivebay "
+    "alike; kicks are notifications by eventfd; interrupts and commands are what Linux counts. "
+    "One MiB is read by dd, with iflag=direct, the rest by fio. drivebay is another process, and "
+    "QEMU's own controllers are a function call away.",
+    "in-process": "The drivers are drivebay's own, in Python, and take their part of the time. "
+    "Nothing is left for an access here, and it costs little.",
+}
 
 
 def _reasons(comparison: Comparison) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from drivebay import __version__
+from drivebay.disk.contract import Disk
+from drivebay.disk.errors import DiskOpenError
 from drivebay.disk.spec import Node, open_disk, parse
 from drivebay.guests.kvm import kvm_works
 from drivebay.guests.linux import Accel
@@ -59,6 +61,7 @@ def compare(
             disk = open_disk(f"cache:{cache}:{text}" if cache else text, read_only=not cache)
             jobs = [*(JOBS if number == 0 else ()), *(WRITES if cache else ())]
             try:
+                _check(text, disk)
                 if vm:
                     rows += compare_in_guest(
                         disk,
@@ -88,6 +91,17 @@ def compare(
             "taken": f"{rounds} rounds of {seconds:g} s",
         }
     return Comparison("guest" if vm else "in-process", about, notes, rows)
+
+
+def _check(text: str, disk: Disk) -> None:
+    """Raise `DiskOpenError` for a disk that the jobs cannot be done on."""
+    sizes = [job.size for job in (*JOBS, *WRITES)]
+    if disk.byte_count < max(sizes):
+        raise DiskOpenError(f"{text}: {disk.byte_count} bytes", f"{max(sizes)} are needed")
+    if disk.sector_size > min(sizes):
+        raise DiskOpenError(
+            f"{text}: sectors of {disk.sector_size} bytes", f"{min(sizes)} at most can be compared"
+        )
 
 
 @contextlib.contextmanager

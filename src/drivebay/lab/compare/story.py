@@ -32,15 +32,20 @@ def exits(comparison: Comparison) -> str:
     return "exits" if comparison.where == "guest" else "accesses"
 
 
+def _counted(comparison: Comparison, row: Row) -> str:
+    count = short(row.costs.exits)
+    one = "exit" if comparison.where == "guest" else "access"
+    return f"{count} {one if count == '1' else exits(comparison)}"
+
+
 def facts(comparison: Comparison, contender: str, by: str) -> str:
     """What limits a maker's, by its 4 KiB reads; empty where these were not run."""
     one, many = (comparison.find(contender, by, job) for job in (ONE, MANY))
     if one is None or many is None:
         return ""
-    noun = exits(comparison)
-    said = [f"{short(one.costs.exits)} {noun} a read"]
+    said = [f"{_counted(comparison, one)} a read"]
     if many.costs.in_flight > 1:
-        said.append(f"{many.costs.in_flight} at once, with {short(many.costs.exits)} {noun} each")
+        said.append(f"{many.costs.in_flight} at once, with {_counted(comparison, many)} each")
     else:
         said.append("one at a time")
     if many.server_us is not None:
@@ -64,13 +69,13 @@ def access_cost(comparison: Comparison, by: str) -> tuple[float, float] | None:
 
 def summary(comparison: Comparison) -> list[str]:
     """What all of it comes to: a few sentences."""
-    said, noun = [], exits(comparison)
+    said = []
     ours = [row for row in comparison.of_job(ONE) if row.by == OURS]
     if len(ours) > 1:
         first, last = ours[0], ours[-1]
         said.append(
             f"From {_label(first)} to {_label(last)}, a 4 KiB read of drivebay's goes from "
-            f"{short(first.costs.exits)} {noun} to {short(last.costs.exits)}, and from "
+            f"{_counted(comparison, first)} to {short(last.costs.exits)}, and from "
             f"{short(first.median)} a second to {short(last.median)}."
         )
     for by in dict.fromkeys(row.by for row in comparison.rows):

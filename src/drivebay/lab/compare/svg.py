@@ -19,7 +19,7 @@ text { font: 13px system-ui, "DejaVu Sans", sans-serif; fill: #1c1d1f; }
 .ours { fill: #0a66c2; stroke: #0a66c2; } .peer { fill: #c2570c; stroke: #c2570c; }
 text.ours, text.peer { stroke: none; }
 .hollow { fill: #ffffff; stroke-width: 1.8; } .link { stroke-width: 2.2; opacity: .55; }
-.trend { fill: none; stroke-width: 1.4; stroke-dasharray: 5 4; opacity: .75; }
+path.trend { fill: none; stroke-width: 1.4; stroke-dasharray: 5 4; opacity: .75; }
 @media (prefers-color-scheme: dark) {
 text { fill: #e9e7e3; } .paper { fill: #15171a; } .band { fill: #1b1e22; }
 .muted { fill: #a0a29e; } .grid { stroke: #2b2f34; } .axis { stroke: #7b8085; fill: #7b8085; }

@@ -32,7 +32,7 @@ WORDS: Final = ("controller", "by")
 def cells(rows: Sequence[Row]) -> dict[str, list[str]]:
     """The columns that have something in them, cell by cell."""
     found = {name: [cell(row) for row in rows] for name, cell in COLUMNS.items()}
-    return {name: column for name, column in found.items() if any(column)}
+    return {name: column for name, column in found.items() if {*column} - {"", "0"}}
 
 
 def heading(name: str, cache: str) -> str:
