@@ -9,14 +9,14 @@
 
 from __future__ import annotations
 
-import enum
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Final
 
 from drivebay.controllers.floppy.commands import COMMANDS, Command, invalid
+from drivebay.controllers.floppy.company import Company, Refused
 from drivebay.controllers.floppy.drive import FloppyDrive
 from drivebay.controllers.floppy.registers import (
     Configuration,
@@ -33,7 +33,15 @@ from drivebay.controllers.floppy.registers import (
     Status1,
     TapeDrive,
 )
-from drivebay.controllers.floppy.transfer import MOST_SECTORS, Host, Modifiers, Part, Transfer
+from drivebay.controllers.floppy.state import DRIVES, NO_FIFO, Phase, Settings
+from drivebay.controllers.floppy.transfer import (
+    MOST_SECTORS,
+    Host,
+    Modifiers,
+    Part,
+    Select,
+    Transfer,
+)
 from drivebay.controllers.floppy.transfers import TRANSFERS
 from drivebay.disk.contract import Buffers, Disk, Operation, byte_length
 from drivebay.disk.errors import DiskError, IoError
@@ -45,10 +53,8 @@ from drivebay.platform.observer import InFlight, Tap
 
 __all__ = ["FloppyController", "Phase", "Settings"]
 
-log = logging.getLogger(__name__)
-guest_log = RationedLog(log)
+guest_log = RationedLog(logging.getLogger(__name__))
 
-DRIVES: Final = 4
 POWER_ON: Final = int(DigitalOutput.DmaGate | DigitalOutput.NotReset)
 """DOR as a PC's firmware finds it: out of reset, and nothing to interrupt for."""
 NOT_RESET, GATE = int(DigitalOutput.NotReset), int(DigitalOutput.DmaGate)
@@ -57,36 +63,10 @@ RQM, DIO, NON_DMA, BUSY = (
 )
 MODIFIERS: Final = int(Modifiers.MT | Modifiers.MFM | Modifiers.SK)
 EN, OR, MA = int(Status1.EN), int(Status1.OR), int(Status1.MA)
-NO_FIFO: Final = int(Configuration.EFIFO)
 CHANGED, UNDRIVEN = int(DigitalInput.DiskChange), 0x7F
 POLLED: Final = int(Status0.of(IC=InterruptCode.POLLING))
 ND: Final = 1  # of SPECIFY's second parameter
 BUG: Final = IoError(5, "floppy")
-
-
-class Phase(enum.Enum):
-    """Where the command under way is; before the first byte it is COMMAND, too."""
-
-    COMMAND = "command"
-    EXECUTE = "execute"
-    DATA_IN = "data in"
-    DATA_OUT = "data out"
-    RESULT = "result"
-
-
-@dataclass
-class Settings:
-    """What commands have set."""
-
-    specify: bytes = bytes(2)
-    configuration: int = NO_FIFO
-    precompensation: int = 0
-    perpendicular: int = 0
-    lock: bool = False
-    last_sector: int = 0
-    """EOT or SC of the last command, for DUMPREG."""
-    cylinders: list[int] = field(default_factory=lambda: [0] * DRIVES)
-    """Where the controller believes the heads to be (PCN)."""
 
 
 class FloppyController:
@@ -105,6 +85,8 @@ class FloppyController:
         self.drives: list[FloppyDrive | None] = [None] * DRIVES
         self.tap: Tap | None = None
         """Shown the bytes of a command, and those of its result."""
+        self.company = Company(engine)
+        """May meddle with the same."""
         self._since = 0.0
         self.settings = Settings()
         self._dor = POWER_ON
@@ -320,9 +302,18 @@ class FloppyController:
         elif command.opcode is not Opcode.SENSE_INTERRUPT_STATUS:
             self._interrupt(False)
         handler = invalid if command is None else command.handler
-        result = handler(self, opcode, parameters)
-        if result is not None:
-            self._show(result)
+
+        def act() -> None:
+            result = handler(self, opcode, parameters)
+            if result is not None:
+                self.company.end(result, self._show)
+
+        def refuse(why: Refused) -> None:
+            select = Select(parameters[0])
+            self.finish(select.DS, select.HDS, why.st1, why.st2, parameters[1:5].ljust(4, b"\0"))
+
+        self._phase = Phase.EXECUTE
+        self.company.begin(0, self._bytes, act, refuse)
 
     def _show(self, result: bytes) -> None:
         if self.tap is not None:
@@ -363,7 +354,10 @@ class FloppyController:
         """A command has ended; the result is to be read."""
         code = InterruptCode.ABNORMAL if st1 else InterruptCode.NORMAL
         st0 = Status0.of(IC=code, H=head, DS=unit)
-        self._show(bytes((st0, st1, st2)) + where)
+        self.company.end(bytes((st0, st1, st2)) + where, self._tell)
+
+    def _tell(self, result: bytes) -> None:
+        self._show(result)
         self._interrupt(True)
 
     # -- transfers -------------------------------------------------------------------------------
@@ -392,9 +386,9 @@ class FloppyController:
         self._running = True
         try:
             while self._phase is Phase.EXECUTE and self._task is None:
-                transfer = self._transfer
-                assert transfer is not None
-                self._step(transfer)
+                if self._transfer is None:  # it has ended, and nobody is told
+                    break
+                self._step(self._transfer)
         finally:
             self._running = False
 
@@ -505,13 +499,11 @@ class FloppyController:
         self._transfer = self._part = None
         self._buffer = bytearray()
         st1, st2, where = transfer.st1, transfer.st2, transfer.result
-        if log.isEnabledFor(logging.DEBUG):
-            name, told = COMMANDS[transfer.opcode].name, transfer.parameters.hex(" ")
-            log.debug("%s %s -> %02x %02x %s", name, told, st1, st2, where.hex(" "))
         self.finish(transfer.unit, transfer.st0_side, st1, st2, where)
 
     def _forget(self) -> None:
         """The command under way is over. What the disk cannot be called back from goes on."""
+        self.company.leave()
         self._transfer = self._part = None
         self._buffer = bytearray()
         if self._task is not None:
@@ -550,7 +542,7 @@ class FloppyController:
         self._interrupt(False)
 
     def _interrupt(self, level: bool) -> None:
-        self._interrupting = level
+        self._interrupting = level and not self.company.quiet
         self._update_line()
 
     def _update_line(self) -> None:

@@ -247,9 +247,8 @@ class BlockDevice(RingDevice):
         return self._serving.get(kind, self._unsupported)(frame)
 
     async def _escorted(self, escort: Escort[Asked, int], frame: Frame) -> None:
-        """The same, with somebody meddling."""
+        """The same, with somebody meddling, who ends it otherwise by raising `Refused`."""
         _, _, data, length, written, ram, status_at = frame
-        status = OK
         try:
             if await escort.before():
                 kind, sector, _ = escort.command
@@ -262,10 +261,9 @@ class BlockDevice(RingDevice):
         except (Cancelled, Dropped):
             raise
         except Exception as error:
-            status = self._status_of(frame[0], error)
-        status = await escort.after(status)
-        if status != OK:
-            raise Refused(BlockStatus(status), "a meddler's status")
+            await escort.after(error.status if isinstance(error, Refused) else BlockStatus.IOERR)
+            raise
+        await escort.after(OK)
 
     @staticmethod
     def _misfit(frame: Frame) -> Refused:
