@@ -351,7 +351,7 @@ class _Methods:
     def faults(self, of: _OfController) -> Faults:
         controller = self._bay.controller(of.controller)
         if controller.faults is None:
-            raise Refused(f"{controller.id}: {controller.kind} has no faults", "nvme has")
+            raise Refused(f"{controller.id}: {controller.kind} has no faults")
         return controller.faults
 
 

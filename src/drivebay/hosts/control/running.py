@@ -111,7 +111,7 @@ class Running:
         if controller.saved is None:
             raise Refused(
                 f"{name}: {controller.kind} keeps no state",
-                "what it knows is in its guest's memory, and a server started anew goes on with it",
+                "a vhost-user front end keeps what a server started anew needs",
             )
         if not controller.stopped:
             raise Refused(f"{name} is running", "controller.stop first")
