@@ -14,6 +14,7 @@ from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.filters.delay import Delay
 from drivebay.disk.filters.latency import Fixed, HardDisk, Latency, Tail
 from drivebay.disk.filters.throttle import Limits, Throttle
+from drivebay.disk.spec import open_disk
 from drivebay.platform.engine import Engine
 from drivebay.suspend import Promise, run, sleep
 from drivebay.testing import RecordingDisk
@@ -296,3 +297,16 @@ def test_never_more_than_the_rate_and_the_burst(
     for i, start in enumerate(begun):
         for j in range(i, len(begun)):
             assert j - i <= (begun[j] - start + burst) * rate + 1e-3 + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "average", "p99"),
+    [("sata-ssd", 0.00012, 0.0006), ("worn-ssd", 0.002, 0.09), ("cloud-volume", 0.001, 0.006)],
+)
+def test_profiles_that_have_a_name(name: str, average: float, p99: float) -> None:
+    disk = open_disk(f"delay:{name},seed=1:mem:1M")
+    assert isinstance(disk, Delay)
+    times = [disk.latency(0, 8) for _ in range(20_000)]
+    disk.close()
+    assert max(times) == p99
+    assert sum(times) / len(times) == pytest.approx(average, rel=0.25)

@@ -92,6 +92,14 @@ def _delay(scanner: Scanner) -> Opener:
     return _over(below, make)
 
 
+TAILS: Final = {
+    "sata-ssd": (0.00012, 0.0006),
+    "worn-ssd": (0.002, 0.09),
+    "cloud-volume": (0.001, 0.006),
+}
+"""Profiles that have a name, of one request in a hundred: average and p99 in seconds."""
+
+
 def latency(scanner: Scanner) -> Callable[[Disk], Latency]:
     """Read a profile and the colon after it: what makes it for a disk."""
     start = scanner.position
@@ -105,6 +113,7 @@ def latency(scanner: Scanner) -> Callable[[Disk], Latency]:
             "fixed": _duration,
             "average": _duration,
             "p99": _duration,
+            **dict.fromkeys(TAILS),
             "hdd": None,
             "rpm": _number(1, 1_000_000),
             "seek": _duration,
@@ -124,6 +133,10 @@ def _profile(scanner: Scanner, start: int, given: dict[str, Any]) -> Callable[[D
     from drivebay.disk.filters.latency import HardDisk, Tail
 
     names = set(given) - {"seed"}
+    [named] = names if len(names) == 1 else [""]
+    if named in TAILS:
+        average, p99 = TAILS[named]
+        return lambda disk: Tail(average, p99, given.get("seed", 0))
     if names == {"fixed"} and len(given) == 1:
         return _fixed(given["fixed"])
     if names == {"average", "p99"}:
@@ -136,7 +149,10 @@ def _profile(scanner: Scanner, start: int, given: dict[str, Any]) -> Callable[[D
         settings = {name: value for name, value in given.items() if name != "hdd"}
         return lambda disk: HardDisk(lambda: disk.sector_count, **settings)
     raise scanner.error(
-        "one profile", start, "fixed=, or average= and p99=[,seed=], or hdd[,rpm=][,seek=][,seed=]"
+        "one profile",
+        start,
+        "fixed=, or average= and p99=[,seed=], or hdd[,rpm=][,seek=][,seed=],"
+        f" or {', '.join(TAILS)}[,seed=]",
     )
 
 
