@@ -56,6 +56,7 @@ MISTAKES = {
     "boot --host unicorn --nvme mem:1M": "IDE drives only",
     "qtest --qtest nosuch": "nosuch: No such file",
     "qtest --qtest nosuch --machine virt --ide mem:1M": "no place for ide",
+    "qtest --qtest nosuch --ide mem:1M --fault read:drop": "controllers on a socket",
     "serve disk.img": "unexpected extra argument",
     "completion": "Missing argument 'SHELL'. Choose from: bash, zsh, fish",
     "completion tcsh": "'tcsh' is not one of",

@@ -96,6 +96,8 @@ def _check(machine: str, configs: Sequence[ControllerConfig], legacy: bool) -> N
         if config.kind is not wanted:
             refused = f"--machine {machine} has no place for {config.kind.name}"
             raise CliError(refused, f"it has a place for {wanted.name}")
+        if config.faults:
+            raise CliError("--fault is for controllers on a socket", "drivebay serve has them")
         if config.socket is not None:
             raise CliError(f"{config.id}: socket={config.socket}", "there is none for a controller")
     if machine == "virt" and len(configs) > 1:
