@@ -146,6 +146,35 @@ def test_an_ahci_driver_goes_on_in_another_process(
         assert disk.read(8, 8) == b"\1" * 4096
 
 
+def test_an_ide_command_goes_on_in_another_process(path: str, tmp_path: Path) -> None:
+    """By the registers of its native channel: BAR0."""
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(b"".join(bytes([n]) * 512 for n in range(64)))
+    words, state = ["--ide", f"file:{disk}", "--control", path], str(tmp_path / "ide.state")
+    with (
+        Backend(words) as backend,
+        Control(path, timeout=60) as bay,
+        Monitor(backend.controllers[0]["socket"]) as monitor,
+    ):
+        bay.stop("ide")
+        for register, value in ((2, 1), (3, 5), (4, 0), (5, 0), (6, 0xE0), (7, 0x20)):
+            monitor.write(0, register, 1, value)
+        assert monitor.read(0, 7, 1) & 0x80  # BSY
+        bay.save("ide", state)
+    with (
+        Backend(words) as backend,
+        Control(path, timeout=60) as bay,
+        Monitor(backend.controllers[0]["socket"]) as monitor,
+    ):
+        bay.stop("ide")
+        bay.restore("ide", state)
+        assert monitor.read(0, 7, 1) & 0x80
+        bay.cont("ide")
+        while not monitor.read(0, 7, 1) & 0x08:  # DRQ
+            pass
+        assert monitor.read(0, 0, 4) == 0x05050505
+
+
 def test_every_kind_can_be_stopped(path: str) -> None:
     words = ["--nvme", "mem:1M", "--scsi", "mem:1M", "--ahci", "mem:1M", "--control", path]
     words += ["--ide", "mem:1M", "--virtio-blk", "mem:1M"]
