@@ -27,9 +27,14 @@ SECONDS = 30
 
 
 def machine(engine: Engine, code: Code) -> tuple[Pc, X86Cpu]:
+    pc = pc_with_everything(engine, code)
+    return pc, X86Cpu(pc)
+
+
+def pc_with_everything(engine: Engine, code: Code, *, wall_clock: bool = False) -> Pc:
     """A PC with a disk on everything, every BAR where firmware might put it; `code` is firmware."""
     image = code.assemble().ljust(0xFF0, b"\0") + bytes.fromhex("EA00F000F0").ljust(16, b"\0")
-    pc = Pc(engine, 4 << 20, firmware=image)
+    pc = Pc(engine, 4 << 20, firmware=image, wall_clock=wall_clock)
     ide, ahci, nvme = (
         PiixIde(pc.memory, (pc.line(14), pc.line(15))),
         Ahci(pc.memory, engine),
@@ -44,7 +49,7 @@ def machine(engine: Engine, code: Code) -> tuple[Pc, X86Cpu]:
     for function in (ahci, nvme, virtio):
         pc.plug(function)
     place_bars(pc)
-    return pc, X86Cpu(pc)
+    return pc
 
 
 def place_bars(pc: Pc) -> None:
