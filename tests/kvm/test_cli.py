@@ -56,10 +56,11 @@ def test_a_kernel_is_told_what_it_needs(tmp_path: Path, capfd: pytest.CaptureFix
 
 @pytest.mark.usefixtures("kvm", "seabios")
 def test_firmware_boots(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert boot("--ide", image(tmp_path, then=EXIT_7)) == 7
+    assert boot("--ide", image(tmp_path, then=EXIT_7), "--cpus", "2") == 7
     out, err = capfd.readouterr()
     assert "Booting from Hard Disk" in out  # of which SeaBIOS is not done when we say hello
     assert "ata0-0: drivebay ATA disk" in err
+    assert "Found 2 cpu(s)" in err
 
 
 @pytest.mark.usefixtures("kvm")

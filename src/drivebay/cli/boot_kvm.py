@@ -49,7 +49,7 @@ class KvmPc:
     def __init__(self, cpus: int, linux: Linux | None) -> None:
         if cpus > MOST_CPUS:
             raise CliError(f"{cpus} CPUs", f"up to {MOST_CPUS}")
-        self._cpus, self._linux = cpus, linux
+        self.cpus, self._linux = cpus, linux
         self._virtio: list[VirtioMmio] = []
 
     def attach(self, pc: Pc, controller: ControllerConfig, stack: ExitStack) -> bool:
@@ -78,14 +78,14 @@ class KvmPc:
         from drivebay.machines.direct import prepare
 
         try:
-            host = KvmHost(pc, self._cpus)
+            host = KvmHost(pc, self.cpus)
         except CpuError as error:
             raise CliError(str(error), "--host unicorn needs no KVM") from error
         linux = self._linux
         if linux is not None:
 
             def start(vcpu: Vcpu) -> None:
-                linux.start(vcpu, pc.memory, prepare(pc, cpus=self._cpus, virtio=self._virtio))
+                linux.start(vcpu, pc.memory, prepare(pc, cpus=self.cpus, virtio=self._virtio))
 
             host.start = start
         try:

@@ -57,6 +57,7 @@ class Host(Protocol):
 
     wall_clock: bool
     """Whether time is real there."""
+    cpus: int
 
     def attach(self, pc: Pc, controller: ControllerConfig, stack: ExitStack) -> bool:
         """Put a controller that no PC has into the machine; False if it cannot."""
@@ -114,6 +115,7 @@ def boot(host: Host, wanted: Wanted) -> int:
             serial=serial.extend if wanted.as_json else stream,
             debug=debug.extend if wanted.as_json else _warn,
             wall_clock=host.wall_clock,
+            cpus=host.cpus,
         )
         pc.fw_cfg.add_file("etc/sercon-port", SERIAL_CONSOLE.to_bytes(2, "little"))
         _attach(host, pc, wanted, stack)

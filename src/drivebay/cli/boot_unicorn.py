@@ -20,6 +20,7 @@ class UnicornHost:
     """A `drivebay.cli.boot_pc.Host`."""
 
     wall_clock = False
+    cpus = 1
 
     def attach(self, pc: Pc, controller: ControllerConfig, stack: ExitStack) -> bool:
         """Nothing but what a PC has."""

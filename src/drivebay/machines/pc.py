@@ -64,8 +64,8 @@ class Pc(Board):
 
     `serial` takes what the guest sends to the serial port, `debug` what it writes to port 0x402 or
     0xE9. With `lenient_floppy` the floppy controller is as QEMU's. With `wall_clock` time is real:
-    for hosts that have interrupt controllers and a timer of their own. Raises `ValueError` on a
-    size of RAM that cannot be.
+    for hosts that have interrupt controllers and a timer of their own. Firmware is told of `cpus`
+    CPUs. Raises `ValueError` on a size of RAM that cannot be.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Pc(Board):
         debug: Output = lambda _data: None,
         lenient_floppy: bool = False,
         wall_clock: bool = False,
+        cpus: int = 1,
     ) -> None:
         if not MIB <= ram_size <= 2 << 30 or ram_size & 0xFFFF:
             raise ValueError(f"{ram_size} bytes of RAM: from 1 MiB to 2 GiB, in units of 64 KiB")
@@ -100,17 +101,17 @@ class Pc(Board):
         self.clock = WallClock() if wall_clock else Clock()
         self.pic = PicPair(self._request)
         self.interrupt = self.pic.set_input
-        self._put_chips(serial, debug)
+        self._put_chips(serial, debug, cpus)
         self._put_floppy(lenient_floppy)
         self._put_pci()
         self._shadow()
 
-    def _put_chips(self, serial: Output, debug: Output) -> None:
+    def _put_chips(self, serial: Output, debug: Output, cpus: int) -> None:
         self.pit = I8254(self.clock, self.line(0))
         self.serial = Uart16550(self.line(4), serial)
         self.cmos = Mc146818(self.clock, self.ram_size)
         self.cmos.set_boot_order(BootDevice.DISK, BootDevice.CD, BootDevice.FLOPPY)
-        self.fw_cfg = FwCfg(self.ram_size)
+        self.fw_cfg = FwCfg(self.ram_size, cpus)
         self.post = Post()
         keyboard = I8042(self.reset)
         for base, region in (

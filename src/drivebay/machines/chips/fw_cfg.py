@@ -23,14 +23,14 @@ class FwCfg(PortRegion):
 
     size = 2
 
-    def __init__(self, ram_size: int) -> None:
+    def __init__(self, ram_size: int, cpus: int = 1) -> None:
         self._items = {
             SIGNATURE: b"QEMU",
             ID: TRADITIONAL.to_bytes(4, "little"),
             RAM_SIZE: ram_size.to_bytes(8, "little"),
-            CPUS: (1).to_bytes(2, "little"),
+            CPUS: cpus.to_bytes(2, "little"),
             BOOT_MENU: bytes(2),
-            MAX_CPUS: (1).to_bytes(2, "little"),
+            MAX_CPUS: cpus.to_bytes(2, "little"),
         }
         self._files: dict[str, bytes] = {}
         self._list_files()
