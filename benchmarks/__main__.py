@@ -20,9 +20,11 @@ from benchmarks import (
     nbd,
     nvme,
     pci_guest,
+    per_io,
     report,
     scsi,
     storvsp,
+    trace,
     vhost_user,
 )
 from benchmarks.peers import PeerError
@@ -39,9 +41,11 @@ PARTS: dict[str, Callable[[Run], Iterator[Result]]] = {
     "ahci": pci_guest.measure_ahci,
     "nvme": nvme.measure,
     "scsi": lambda run: chain(scsi.measure(run), storvsp.measure(run)),
+    "exits": per_io.measure,
     "nbd": nbd.measure,
     "layers": layers.measure,
     "filters": filters.measure,
+    "trace": trace.measure,
 }
 
 

@@ -129,6 +129,7 @@ COLUMNS: dict[str, Cell] = {
     "server CPU us": lambda row: _pair(row, "server_cpu_us_ours", "server_cpu_us_peer"),
     "with driver": lambda row: _figure(row["total_us"]) if "total_us" in row else "",
     "accesses": lambda row: str(row.get("accesses", "")),
+    "us of all": lambda row: _figure(row["request_us"]) if "request_us" in row else "",
     "floor": _floor,
     "peer is": lambda row: str(row["peer_name"]),
 }

@@ -49,8 +49,10 @@ class Messages(Capability):
         if self.take is not None:
             self.take(vector)
         elif self.enabled:
-            self.pending |= 1 << vector
-            self.deliver()
+            if self._masked(vector):
+                self.pending |= 1 << vector
+            else:
+                self.send(*self._message(vector))
 
     def deliver(self) -> None:
         """Send what waits and may go."""
