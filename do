@@ -17,8 +17,8 @@ usage: ./do COMMAND [ARGUMENT...]
   lint               check style and types
   fuzz [SECONDS [OPTION...]]
                      run every fuzz target, 60 seconds each unless said
-  nightly            10 000 power cuts and 200 kills for each image format, 1 000 starts of KVM
-                     and slow guests on it, long fuzzing
+  nightly            10 000 power cuts of each image format, of ext4 and of SQLite, 200 kills,
+                     1 000 starts of KVM and slow guests on it, long fuzzing
 END
 }
 
@@ -148,6 +148,8 @@ fio fio
 qemu-img qemu-utils
 cryptsetup cryptsetup-bin
 mformat mtools
+sqlite3 sqlite3
+debugfs e2fsprogs
 losetup mount
 npm npm
 rsvg-convert librsvg2-bin
@@ -234,8 +236,9 @@ run_nightly() {
 	code=0
 	DRIVEBAY_POWER_CUTS=10000 DRIVEBAY_KILLS=200 "$VENV/bin/python" -m pytest -n 2 --timeout=0 \
 		tests/formats tests/layers/test_sql_faults.py tests/qcow2/test_power_cut.py \
-		tests/vhd/test_power_cut.py || code=1
-	DRIVEBAY_NIGHTLY=1 DRIVEBAY_STARTS=1000 "$VENV/bin/python" -m pytest --timeout=0 tests/kvm || code=1
+		tests/vhd/test_power_cut.py tests/lab/test_powercut_nightly.py || code=1
+	DRIVEBAY_NIGHTLY=1 DRIVEBAY_STARTS=1000 "$VENV/bin/python" -m pytest --timeout=0 tests/kvm \
+		tests/guest/test_replay.py || code=1
 	run_fuzz "${1:-600}" || code=1
 	return "$code"
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from drivebay.cli.drives import Drive, open_drive
 from drivebay.cli.errors import CliError
+from drivebay.cli.faults import FaultDesk
 from drivebay.cli.kind import ControllerConfig, Served
 from drivebay.cli.places import Places
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from drivebay.ata.device import Device
     from drivebay.disk.contract import Disk
-    from drivebay.hosts.control.bay import Faults, Health
+    from drivebay.hosts.control.bay import Health
     from drivebay.hosts.control.messages import QueueState
     from drivebay.hosts.control.slot import Slot
     from drivebay.lab.dialects import Dialect
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Built",
+    "FunctionServer",
     "Inside",
     "ata_dialect",
     "ata_hold",
     "ata_places",
     "check_drives",
     "qemu",
-    "serve_function",
 ]
 
 AnyDrive = TypeVar("AnyDrive", bound=Drive)
@@ -130,37 +131,54 @@ class Inside:
 ATA: Final = Inside(ata_hold)
 
 
-def serve_function(
-    build: Callable[[ControllerConfig, GuestMemory, Engine], Built],
-    statistics: Callable[[Any], dict[str, int]] | None = None,
-    faults: Callable[[Any, ControllerConfig], Faults] | None = None,
-    inside: Inside = ATA,
-) -> Callable[[ControllerConfig, Engine, socket.socket], Served]:
-    """What serves the functions that `build` makes (see `Kind.serve`), says what one did and what
-    is `inside`, and has `faults` go wrong on it.
+@dataclass(frozen=True)
+class FunctionServer:
+    """Serves the functions that `build` makes (see `Kind.serve`), says what one did and what is
+    `inside`, and has its fault rules work.
     """
 
-    def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket) -> Served:
+    build: Callable[[ControllerConfig, GuestMemory, Engine], Built]
+    statistics: Callable[[Any], dict[str, int]] | None = None
+    inside: Inside = ATA
+
+    def make(
+        self, controller: ControllerConfig, memory: GuestMemory, engine: Engine
+    ) -> tuple[PciFunction, Places[Any], FaultDesk]:
+        """A function with its disks, and what goes wrong on it."""
+        function, places = self.build(controller, memory, engine)
+        parts = partial(self.inside.parts, function, places)
+        return function, places, FaultDesk(controller, parts, places, engine)
+
+    def __call__(
+        self, controller: ControllerConfig, engine: Engine, listener: socket.socket
+    ) -> Served:
+        """Serve one on a socket, and record it if that is wanted."""
+        from drivebay.cli.recording import record
         from drivebay.hosts.vfio_user.memory import ClientMemory
         from drivebay.hosts.vfio_user.server import VfioUserServer
 
-        memory = ClientMemory()
-        function, places = build(controller, memory, engine)
-        server = VfioUserServer(function, memory, engine, listener, owned=False)
-        counted = None if statistics is None else lambda: statistics(function)
+        recorder = None if controller.record is None else record(controller, engine)
+        if recorder is None:
+            memory = ClientMemory()
+            function, places, faults = self.make(controller, memory, engine)
+            shown = function
+        else:
+            memory = recorder.memory
+            function, places, faults = self.make(controller, memory, recorder.engine)
+            shown = recorder.show(function)
+        statistics, inside = self.statistics, self.inside
         return Served(
-            server,
+            VfioUserServer(shown, memory, engine, listener, owned=False),
             places,
-            counted,
-            faults and faults(function, controller),
+            None if statistics is None else lambda: statistics(function),
+            faults,
             parts=partial(inside.parts, function, places),
             queues=partial(inside.queues, function),
             hold=partial(inside.hold, function, places),
-            saved=function,
+            saved=function if function.migratable else None,
             health=partial(inside.health, function, places),
+            end=(lambda: None) if recorder is None else recorder.close,
         )
-
-    return serve
 
 
 def check_drives(controller: ControllerConfig) -> None:

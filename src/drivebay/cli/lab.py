@@ -12,6 +12,8 @@ __all__ = ["command"]
 
 COMMANDS: Final = {
     "compare": "Compare storage controllers: the same jobs on the same disk.",
+    "replay": "Replay a recording of a controller, and see whether it does the same.",
+    "trace": "Show a trace of commands, or make packets or a timeline of it.",
     "powercut": "Check everything that a power cut may leave of a disk.",
 }
 """Each is the ``command`` of the module ``lab_NAME``."""

@@ -98,6 +98,8 @@ def _check(machine: str, configs: Sequence[ControllerConfig], legacy: bool) -> N
             raise CliError(refused, f"it has a place for {wanted.name}")
         if config.faults:
             raise CliError("--fault is for controllers on a socket", "drivebay serve has them")
+        if config.record is not None:
+            raise CliError("--record is for controllers on a socket", "drivebay serve has them")
         if config.socket is not None:
             raise CliError(f"{config.id}: socket={config.socket}", "there is none for a controller")
     if machine == "virt" and len(configs) > 1:

@@ -30,7 +30,7 @@ class RecordedBench:
 
     def __init__(self, path: Path, engine: Engine, make: Make, disks: list[Disk]) -> None:
         self.engine = engine
-        self.recorder = Recorder(path, engine, disks, {"kind": "test"})
+        self.recorder = Recorder(path, engine)
         fd = os.memfd_create("ram")
         os.ftruncate(fd, RAM_SIZE)
         self.memory = GuestMemory([Region(0, memoryview(mmap.mmap(fd, RAM_SIZE)))])
@@ -39,7 +39,11 @@ class RecordedBench:
         os.close(fd)
         self.board = Board(engine, self.memory)
         self.level = False
-        self.function = make(self.recorder.memory, self.recorder.engine, self.recorder.disks)
+        self.function = make(
+            self.recorder.memory,
+            self.recorder.engine,
+            [self.recorder.disk(disk) for disk in disks],
+        )
         shown = self.recorder.show(self.function)
         self.bus = PciBus(self.board.ports, self.board.mmio, self._interrupt)
         self.bus.plug(4, 0, shown)
@@ -77,8 +81,8 @@ class Settling:
         self._bench.board.mmio.write(address, width, value)
 
 
-def replay(path: Path, make: Make) -> int:
-    """Replay it into another function of the same make."""
+def replay(path: Path, make: Make, count: int = 1) -> int:
+    """Replay it into another function of the same make, with `count` disks."""
     player = Player(Recording(path))
-    function = make(player.memory, player.engine, player.disks)
-    return player.play(function)
+    disks = [player.disk() for _ in range(count)]
+    return player.play(make(player.memory, player.engine, disks))

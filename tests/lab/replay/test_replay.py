@@ -17,11 +17,11 @@ from drivebay.disk.errors import IoError
 from drivebay.disk.spec import open_disk
 from drivebay.drivers.ahci import AhciDriver
 from drivebay.drivers.nvme import NvmeDriver, NvmeError
-from drivebay.lab.replay import Divergence, Recording, RecordingError, cut
+from drivebay.lab.replay import Divergence, Recorder, Recording, RecordingError, cut
 from drivebay.platform.engine import Engine
 from drivebay.suspend import run
 from drivebay.testing.puppet import PuppetDisk
-from tests.ide.support import filled, noise
+from tests.ide.support import content, filled, noise
 
 from .support import RecordedBench, replay
 
@@ -206,3 +206,13 @@ def test_no_recording(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(RecordingError, match=r"file"):
         Recording(path)
+
+
+def test_disks_go_on_when_nothing_is_recorded_any_more(tmp_path: Path, engine: Engine) -> None:
+    below = filled(MIB, 1)
+    recorder = Recorder(tmp_path / "nvme.dbreplay", engine)
+    disk = recorder.disk(below)
+    recorder.close()
+    run(disk.write(5, [memoryview(b"\xee" * 512)]))
+    run(disk.flush())
+    assert content(below)[5 * 512 : 6 * 512] == b"\xee" * 512

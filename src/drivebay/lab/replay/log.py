@@ -15,6 +15,7 @@ asks while it works; and *outputs*, in which a replay must agree.
 | `settle` | input | what has changed in copies of guest memory goes back |
 | `resized` | input | disk, its sectors |
 | `save` | input | |
+| `disk is` | answer | disk, what it is |
 | `now` | answer | seconds |
 | `memory` | answer | address, length, bytes there, or none if that is no RAM |
 | `disk` | answer | number of the operation, error or none, what was read |
@@ -25,6 +26,7 @@ asks while it works; and *outputs*, in which a replay must agree.
 | `store` | output | address, bytes |
 | `message` | output | capability, vector |
 | `line` | output | level of INTx |
+| `settled` | behind these two | the host has what has changed in copies written back |
 | `saved` | output | what `PciFunction.save` gives |
 | `raised` | output | an exception that nobody in the function has caught |
 
@@ -36,6 +38,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,7 +81,7 @@ class Log:
 
     def __call__(self, *entry: Any) -> None:
         """Write an entry. After `close` nothing is written."""
-        if self._file.closed:
+        if self.closed:
             return
         data = self._encode(entry)
         self._file.write(len(data).to_bytes(4, "little"))
@@ -87,6 +90,11 @@ class Log:
         if self._since > SYNC:
             self._since = 0
             self._file.flush()
+
+    @property
+    def closed(self) -> bool:
+        """Nothing is recorded any more."""
+        return self._file.closed
 
     def close(self) -> None:
         """The recording is complete."""
@@ -135,12 +143,10 @@ class Recording:
                 return
 
 
-def cut(source: Path, target: Path, count: int) -> None:
-    """Write the first `count` entries behind the header of a recording, as one."""
+def cut(source: Path, target: Path, count: int | None) -> None:
+    """Write the first `count` entries behind the header of a recording, or all, as one."""
     recording = Recording(source)
     log = Log(target, recording.header)
-    for number, entry in enumerate(recording):
-        if number >= count:
-            break
+    for entry in islice(recording, count):
         log(*entry)
     log.close()

@@ -47,17 +47,14 @@ class _Stop(BaseException):
 
 
 class Player:
-    """Plays `recording`. The function is to be made with `engine`, `memory` and `disks` of this,
-    as it was made when it was recorded; `recording.header` says how.
+    """Plays `recording`. The function is to be made with `engine`, `memory` and `disk` of this as
+    it was made when it was recorded; `recording.header` may say how.
     """
 
     def __init__(self, recording: Recording) -> None:
         self.engine = _Engine(self)
         self.memory = TapedMemory(self)
-        self.disks: list[TapedDisk] = [
-            TapedDisk(self, number, facts)
-            for number, facts in enumerate(recording.header.get("disks", ()))
-        ]
+        self._disks: list[TapedDisk] = []
         self.number = 0
         """Entries that were played, the next one's number."""
         self._entries: Iterator[Entry] = iter(recording)
@@ -65,6 +62,13 @@ class Player:
         self._operations = 0
         self._divergence: Divergence | None = None
         self._function: PciFunction
+
+    def disk(self) -> TapedDisk:
+        """The next disk of the function."""
+        number = len(self._disks)
+        facts = self._expect("disk is", number)[-1]
+        self._disks.append(TapedDisk(self, number, facts))
+        return self._disks[number]
 
     def play(self, function: PciFunction) -> int:
         """Have `function` do it all again; how many entries there were. Raises `Divergence`."""
@@ -96,9 +100,6 @@ class Player:
 
     def _expect(self, *wanted: Any) -> Entry:
         """The next entry, which must begin like this."""
-        while self._entry[0] == "settle":
-            self._take()
-            self._on_settle()
         if self._entry is OVER:
             raise _Stop
         if tuple(self._entry[: len(wanted)]) != wanted:
@@ -106,8 +107,11 @@ class Player:
         return self._take()
 
     def told(self, *entry: Any) -> None:
-        """It must be the same that was told then."""
+        """It must be the same that was told then. Who was told may have had copies written back."""
         self._expect(*entry)
+        while self._entry[0] == "settled":
+            self._take()
+            self._on_settle()
 
     def answer(self, kind: str, *question: Any, find: Callable[[], Any]) -> Any:
         """What was found then, if the same was asked."""
@@ -187,7 +191,7 @@ class Player:
         ClientMemory.write_back(self.memory)
 
     def _on_resized(self, disk: int, sector_count: int) -> None:
-        self.disks[disk].resized(sector_count)
+        self._disks[disk].resized(sector_count)
 
     def _on_save(self) -> None:
         now = msgspec.msgpack.decode(msgspec.msgpack.encode(self._function.save()))

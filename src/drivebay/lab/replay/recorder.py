@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from drivebay.disk.contract import Disk, Operation
 from drivebay.lab.replay.log import CONFIG, Log
@@ -30,34 +30,38 @@ __all__ = ["Recorder"]
 
 T = TypeVar("T")
 
+NO_HEADER: Final[Mapping[str, Any]] = {}
+
 
 class Recorder:
     """Records to `path`. The function to be recorded is made with `engine`, `memory` and disks of
     this, and `show` gives what the host shall have in its place::
 
-        recorder = Recorder(path, engine, [disk], {"kind": "nvme"})
+        recorder = Recorder(path, engine)
         nvme = Nvme(recorder.memory, recorder.engine)
-        nvme.add(1, recorder.disks[0])
+        nvme.add(1, recorder.disk(disk))
         VfioUserServer(recorder.show(nvme), recorder.memory, engine, listener)
 
     `header` is for whoever is to make the function again. Raises `RecordingError`.
     """
 
-    def __init__(
-        self, path: Path, engine: Engine, disks: list[Disk], header: Mapping[str, Any]
-    ) -> None:
-        facts = [disk_facts(disk) for disk in disks]
-        self.log = Log(path, {**header, "disks": facts})
+    def __init__(self, path: Path, engine: Engine, header: Mapping[str, Any] = NO_HEADER) -> None:
+        self.log = Log(path, header)
         self.below = engine
         self.engine = _Engine(self, engine)
         self.memory = TapedMemory(self)
-        self.disks = [
-            TapedDisk(self, number, facts[number], disk) for number, disk in enumerate(disks)
-        ]
-        for number, disk in enumerate(disks):
-            disk.on_resize(partial(self._resized, number))
+        self._disks: list[TapedDisk] = []
         self._function: PciFunction | None = None
         self._operations = 0
+        self._telling = False
+
+    def disk(self, below: Disk) -> TapedDisk:
+        """What the function gets in place of a disk."""
+        number, facts = len(self._disks), disk_facts(below)
+        self.log("disk is", number, facts)
+        self._disks.append(TapedDisk(self, number, facts, below))
+        below.on_resize(partial(self._resized, number))
+        return self._disks[number]
 
     def show(self, function: PciFunction) -> PciFunction:
         """What the host gets: the same function, and all that it does to that is written down."""
@@ -69,10 +73,14 @@ class Recorder:
 
     def close(self) -> None:
         """Write down the state that the function is in; the recording is complete."""
+        self.save()
+        self.log.close()
+
+    def save(self) -> None:
+        """Write down the state that the function is in: a replay must come to the same."""
         if self._function is not None:
             self.log("save")
             self.log("saved", self._function.save())
-        self.log.close()
 
     # -- the tape --------------------------------------------------------------------------------
 
@@ -88,14 +96,27 @@ class Recorder:
 
     def settle(self, write_back: Callable[[], bool]) -> bool:
         """Write down that it happened now."""
-        self.log("settle")
+        self.log("settled" if self._telling else "settle")
         return write_back()
+
+    def tell(self, host: Callable[..., None], *entry: Any) -> None:
+        """The host is told the last fields of an output, and may do something about it."""
+        self.log(*entry)
+        told = entry[2:] if entry[0] == "message" else entry[1:]
+        self._telling = True
+        try:
+            host(*told)
+        finally:
+            self._telling = False
 
     async def operate(
         self, start: Callable[[Disk], Operation], below: Disk | None, result: Callable[[], bytes]
     ) -> bytes:
         """Have the real engine do it, since how often it waits is no business of the function's."""
         assert below is not None
+        if self.log.closed:
+            await start(below)
+            return result()
         self._operations += 1
         wait = _Wait(self, self._operations)
         wait.task = self.below.start(start(below), wait.ended)
@@ -109,7 +130,7 @@ class Recorder:
 
     def _resized(self, number: int, sector_count: int) -> None:
         self.log("resized", number, sector_count)
-        self.disks[number].resized(sector_count)
+        self._disks[number].resized(sector_count)
 
     def input(self, call: Callable[[], T], *entry: Any) -> T:
         """Something comes to the function now, by `call`. Raises what that raises."""
@@ -208,7 +229,8 @@ class _Shown:
         self._recorder.input(call, "write", CONFIG, offset, width, value)
 
     def reset(self) -> None:
-        """It is reset."""
+        """It is reset: what state it was in is lost with that."""
+        self._recorder.save()
         self._recorder.input(self._function.reset, "reset")
 
     def plugged(self, ports: PortSpace, mmio: MmioSpace, pin: Line) -> None:
@@ -217,20 +239,13 @@ class _Shown:
         takes = any(each.take is not None for each in messages)
         for number, each in enumerate(messages):
             if each.take is not None:
-                each.take = partial(self._message, number, each.take)
+                each.take = partial(recorder.tell, each.take, "message", number)
             else:
-                each.send = partial(self._message, number, each.send)
+                each.send = partial(recorder.tell, each.send, "message", number)
 
-        def changed(level: bool) -> None:
-            recorder.told("line", level)
-            pin.set(level)
-
-        call = partial(self._function.plugged, ports, mmio, Line(changed))
+        raised = Line(partial(recorder.tell, pin.set, "line"))
+        call = partial(self._function.plugged, ports, mmio, raised)
         recorder.input(call, "plugged", takes, recorder.memory.piece)
-
-    def _message(self, number: int, forward: Callable[..., None], *message: int) -> None:
-        self._recorder.told("message", number, *message)
-        forward(*message)
 
     def unplugged(self) -> None:
         """It has none any more."""

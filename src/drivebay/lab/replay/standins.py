@@ -126,7 +126,7 @@ class TapedMemory(ClientMemory):
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
         self._below: Carrier | None = None
-        self._copying = False
+        self._copying = self._sent = False
         super().__init__()
         self._slots_changed()
 
@@ -153,10 +153,13 @@ class TapedMemory(ClientMemory):
             self._copying = False
 
     def write_back(self) -> bool:
-        """Send what the function has changed in its copies."""
+        """Send what the function has changed in its copies; whether the client must answer."""
+        self._sent = False
         if self._copying or not self.has_copies:
-            return super().write_back()
-        return self._tape.settle(super().write_back)
+            super().write_back()
+        else:
+            self._tape.settle(super().write_back)
+        return self._sent
 
     def fetch(self, address: int, length: int) -> bytes | None:
         """What is there; None if that is no RAM."""
@@ -180,6 +183,7 @@ class TapedMemory(ClientMemory):
                 slot.view[address - slot.address :][: len(data)] = data
         elif slot is not None and self._below is not None:
             self._below.store(address, data)
+            self._sent = True
 
 
 class TapedDisk(Disk):

@@ -1,0 +1,74 @@
+"""Recordings of served PCI functions, and functions made again from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drivebay.cli.errors import CliError
+from drivebay.cli.kind import ControllerConfig
+
+if TYPE_CHECKING:
+    from drivebay.disk.contract import Disk
+    from drivebay.lab.replay import Recorder, Recording
+    from drivebay.platform.engine import Engine
+
+__all__ = ["record", "replay"]
+
+ANY_DISK = "mem:1M"
+"""Stands in a recording for the disks' own names, which say nothing there: none is opened."""
+
+
+def record(controller: ControllerConfig, engine: Engine) -> Recorder:
+    """What records a controller; its disks are the recorder's from now on. Raises `CliError`."""
+    from drivebay.lab.replay import Recorder
+
+    assert controller.record is not None
+    words = list(controller.words)
+    for disk in controller.disks:
+        if getattr(disk, "passed", None) is not None:
+            raise CliError("a drive of the host's cannot be recorded", "record it behind a disk")
+        spec = disk.attachment.disk.text
+        words = [(name, text.replace(spec, ANY_DISK, 1)) for name, text in words]
+    header = {"words": words, "socket": controller.socket}
+    recorder = Recorder(Path(controller.record), engine, header)
+    _put(controller, lambda open_below: lambda read_only: recorder.disk(open_below(read_only)))
+    return recorder
+
+
+Opener = Callable[[bool], "Disk"]
+
+
+def _put(controller: ControllerConfig, change: Callable[[Opener], Opener]) -> None:
+    """Have its disks opened another way."""
+
+    def changed(disk: Any) -> Any:
+        node = disk.attachment.disk
+        attachment = replace(disk.attachment, disk=replace(node, opener=change(node.open)))
+        return replace(disk, attachment=attachment)
+
+    controller.disks = [changed(disk) for disk in controller.disks]
+
+
+def replay(recording: Recording) -> int:
+    """Have the function of a recording do it all again; how many entries there are.
+
+    Raises `Divergence`, and `CliError` if no such function can be made.
+    """
+    from drivebay.cli.controllers import parse_controllers
+    from drivebay.cli.functions import FunctionServer
+    from drivebay.lab.replay import Player
+
+    header = recording.header
+    if not isinstance(header.get("words"), list):
+        raise CliError(f"{recording.path} says of no controller", "Player replays it from Python")
+    [controller] = parse_controllers([(name, text) for name, text in header["words"]])
+    controller.socket = header["socket"]
+    player = Player(recording)
+    _put(controller, lambda _open_below: lambda _read_only: player.disk())
+    server = controller.kind.serve
+    assert isinstance(server, FunctionServer)
+    function, _, _ = server.make(controller, player.memory, player.engine)
+    return player.play(function)
