@@ -152,6 +152,7 @@ sqlite3 sqlite3
 debugfs e2fsprogs
 losetup mount
 npm npm
+tshark tshark
 rsvg-convert librsvg2-bin
 END
 }
