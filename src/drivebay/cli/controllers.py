@@ -18,19 +18,37 @@ import click
 
 from drivebay.cli import ide, nvme, sata, scsi, virtio_blk
 from drivebay.cli.errors import CliError
+from drivebay.cli.faults import give_fault
 from drivebay.cli.kind import ControllerConfig, Kind, Options
 from drivebay.disk.spec import parse_attachment
 
 __all__ = [
     "KINDS",
     "Words",
+    "check_disks",
     "check_servable",
     "controller_options",
     "drives_on",
     "parse_controllers",
 ]
 
-KINDS: Final = {module.KIND.name: module.KIND for module in (virtio_blk, scsi, ide, sata, nvme)}
+KINDS: Final = {
+    kind.name: kind
+    for kind in (
+        virtio_blk.KIND,
+        virtio_blk.PCI,
+        scsi.KIND,
+        scsi.PCI,
+        ide.KIND,
+        sata.KIND,
+        nvme.KIND,
+    )
+}
+
+TRACE_HELP: Final = (
+    "Record every command: to a .dbtrace, .txt, .jsonl, .json (Perfetto) or .pcapng (Wireshark), or"
+    " as lines to - (standard error). Options: disk, registers, interrupts, all, data=SIZE."
+)
 
 Words = Sequence[tuple[str, str]]
 """Options that name controllers and disks, each with its text: ``("ide", "mem:64M,dvd")``."""
@@ -40,7 +58,7 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of ``serve``, ``boot`` and ``qtest`` that name controllers: all of them go to
     `function` as `words`.
     """
-    names = [*KINDS, "controller", "disk", "fault"]
+    names = [*KINDS, "controller", "disk", "fault", "record", "trace"]
 
     @functools.wraps(function)
     def with_words(**given: Any) -> Any:
@@ -60,7 +78,9 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
             ),
         ),
         ("disk", "SPEC,on=NAME[,...]", "Attach a disk to the controller of that name."),
-        ("fault", "RULE|@FILE", "What is to go wrong, as 'read,nth=3:drop'; for NVMe."),
+        ("fault", "RULE|@FILE", "What is to go wrong, as 'read,nth=3:drop'."),
+        ("trace", "FILE[,OPTION]...", TRACE_HELP),
+        ("record", "[NAME=]FILE", "Record a PCI controller for `drivebay lab replay`."),
     ]
     decorated = with_words
     for name, form, text in reversed(options):
@@ -95,27 +115,24 @@ def parse_controllers(words: Words, *, may_be_none: bool = False) -> list[Contro
         except CliError as error:
             raise CliError(f"controller {controller.id}: {error}", error.hint) from None
     for text in texts.get("fault", ()):
-        _give_fault(text, found)
+        give_fault(text, by_name)
+    for text in texts.get("record", ()):
+        _give_recording(text, found)
     if not found and not may_be_none:
         raise CliError("there is nothing to serve", "--virtio-blk mem:64M serves 64 MiB of memory")
     return found
 
 
-def _give_fault(text: str, controllers: Iterable[ControllerConfig]) -> None:
-    """Rules for the controllers that are meant. Raises `CliError` if there is none."""
-    from drivebay.lab.language import parse_rules
-
-    able = {each.id: each for each in controllers if each.kind.vocabulary is not None}
-    if not able:
-        raise CliError(f"--fault {text}: no controller here can be given faults", "--nvme can")
-    for controller in able.values():
-        assert controller.kind.vocabulary is not None
-        for rule in parse_rules([text], controller.kind.vocabulary()):
-            wanted = rule.match.controller
-            if wanted is not None and wanted not in able:
-                raise CliError(f"--fault {text}: no controller {wanted}", f"on={'|'.join(able)}")
-            if wanted in (None, controller.id):
-                controller.faults.append(rule)
+def _give_recording(text: str, controllers: Iterable[ControllerConfig]) -> None:
+    """A recording of the controller that is meant. Raises `CliError` if there is none."""
+    able = {each.id: each for each in controllers if each.kind.recordable}
+    name, sign, path = text.partition("=")
+    if not sign:
+        name, path = next(iter(able), ""), text
+    if name not in able or (not sign and len(able) > 1):
+        names = " or ".join(f"{each}={path}" for each in able)
+        raise CliError(f"--record {text}: which controller?", names or "IDE, AHCI and NVMe can")
+    able[name].record = path
 
 
 def _shown(form: str, text: str) -> tuple[str, str]:
@@ -138,13 +155,17 @@ def drives_on(controllers: Iterable[ControllerConfig], kind: Kind) -> list[Any]:
 def check_servable(controllers: Iterable[ControllerConfig]) -> None:
     """Raise `CliError` for what a controller cannot do on a socket."""
     for controller in controllers:
-        kind = controller.kind
-        if not controller.disks and not kind.may_be_empty(controller.settings):
-            raise CliError(
-                f"controller {controller.id} has no disks",
-                f"--disk mem:64M,on={controller.id} adds one",
-            )
-        kind.check(controller)
+        check_disks(controller)
+        controller.kind.check(controller)
+
+
+def check_disks(controller: ControllerConfig) -> None:
+    """Raise `CliError` for one that is of no use without disks, and has none."""
+    if not controller.disks and not controller.kind.may_be_empty(controller.settings):
+        raise CliError(
+            f"controller {controller.id} has no disks",
+            f"--disk mem:64M,on={controller.id} adds one",
+        )
 
 
 def _named(text: str) -> ControllerConfig:
@@ -156,7 +177,9 @@ def _named(text: str) -> ControllerConfig:
     options = parse_attachment(text).checked(kind.flags, ("id", "socket", *kind.keys))
     if "id" not in options:
         raise CliError(f"--controller {text}: it has no name", "add id=NAME")
-    return _controller(kind, options, text)
+    controller = _controller(kind, options, text)
+    controller.words.append(("controller", text))
+    return controller
 
 
 def _short(kind: Kind, text: str) -> ControllerConfig:
@@ -166,6 +189,7 @@ def _short(kind: Kind, text: str) -> ControllerConfig:
     )
     controller = _controller(kind, options, text)
     controller.disks.append(kind.attach(attachment, options))
+    controller.words.append((kind.name, text))
     return controller
 
 
@@ -178,6 +202,7 @@ def _shared(kind: Kind, texts: Sequence[str]) -> list[ControllerConfig]:
         attachment = parse_attachment(text)
         options = attachment.checked(kind.disk_flags, (*kind.disk_keys, "socket"))
         controller.disks.append(kind.attach(attachment, options))
+        controller.words.append((kind.name, text))
         path = str(options.get("socket", "")) or controller.socket
         if controller.socket not in (None, path):
             raise CliError(
@@ -203,6 +228,7 @@ def _attach(text: str, by_name: dict[str, ControllerConfig]) -> None:
     kind = controller.kind
     options = attachment.checked(kind.disk_flags, (*kind.disk_keys, "on"))
     controller.disks.append(kind.attach(attachment, options))
+    controller.words.append(("disk", text))
 
 
 def _controller(kind: Kind, options: Options, text: str) -> ControllerConfig:

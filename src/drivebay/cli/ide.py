@@ -10,11 +10,11 @@ from drivebay.cli.drives import DRIVE_FLAGS, DRIVE_KEYS, Drive, check_names, sai
 from drivebay.cli.errors import CliError
 from drivebay.cli.functions import (
     Built,
+    FunctionServer,
     ata_dialect,
     ata_places,
     check_drives,
     qemu,
-    serve_function,
 )
 from drivebay.cli.kind import ControllerConfig, Kind
 from drivebay.disk.spec import Attachment
@@ -127,11 +127,12 @@ KIND: Final = Kind(
     help="An IDE drive on the primary or secondary channel, unit 0 or 1.",
     attach=ide_drive,
     place=place,
-    serve=serve_function(build),
+    serve=FunctionServer(build),
     dialect=ata_dialect,
     check=check_drives,
     qemu=qemu,
     disk_flags=IDE_FLAGS,
     disk_keys=IDE_KEYS,
     vfio_user=True,
+    recordable=True,
 )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from drivebay.hosts.control.bay import Faults, Health, Saved
     from drivebay.hosts.control.messages import QueueState
     from drivebay.lab.dialects import Dialect
-    from drivebay.lab.rules import Rule, Vocabulary
+    from drivebay.lab.rules import Rule
     from drivebay.platform.engine import Engine
     from drivebay.platform.observer import Observed
 
@@ -67,6 +67,8 @@ class Served:
     """Its whole state, where it has one."""
     health: Callable[[], Mapping[str, Health]] = dict
     """That of its drives by their places, or its own without a name."""
+    end: Callable[[], None] = lambda: None
+    """Called when it is to be served no more, while its guest is still there."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Kind:
     """Open the disks and serve them on the socket. Raises `CliError` and `DiskOpenError`."""
     qemu: Callable[[ControllerConfig, str], list[str]]
     """QEMU's arguments for a controller on a socket."""
+    dialect: Callable[[], Dialect]
+    """What reads its commands, and what fault rules may name; imported when it is wanted."""
     cloud_hypervisor: Callable[[ControllerConfig, str], list[str]] | None = None
     """Those of cloud-hypervisor, if it has such devices."""
     flags: tuple[str, ...] = ()
@@ -98,14 +102,12 @@ class Kind:
     """Whether a controller with such settings is of use without disks."""
     check: Callable[[ControllerConfig], None] = lambda controller: None
     """Raise `CliError` for what a controller cannot do on a socket."""
-    vocabulary: Callable[[], Vocabulary] | None = None
-    """What fault rules may name, if there are any for it; imported when it is wanted."""
-    dialect: Callable[[], Dialect] | None = None
-    """What reads its commands; imported when it is wanted."""
     shared: bool = True
     """All disks of its option are on one controller, or each has its own."""
     vfio_user: bool = False
     """It is a PCI function, which goes to a virtual machine by vfio-user."""
+    recordable: bool = False
+    """It keeps no views of its guest's memory, so that all it looks at can be written down."""
 
 
 @dataclass
@@ -121,6 +123,10 @@ class ControllerConfig:
     """As its kind describes them; see `Attached`."""
     faults: list[Rule] = field(default_factory=list)
     """What is to go wrong."""
+    record: str | None = None
+    """The path of a recording to be made of it."""
+    words: list[tuple[str, str]] = field(default_factory=list)
+    """What was said of it and its disks, option by option."""
 
     @property
     def attachments(self) -> list[Attachment]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from drivebay.cli.drives import taken
 from drivebay.cli.errors import CliError
-from drivebay.cli.functions import Built, Inside, qemu, serve_function
+from drivebay.cli.functions import Built, FunctionServer, Inside, qemu
 from drivebay.cli.kind import ControllerConfig, Kind, Options, number
 from drivebay.cli.memory import parse_memory
 from drivebay.cli.places import Places
@@ -18,11 +18,10 @@ from drivebay.disk.spec import Attachment
 if TYPE_CHECKING:
     from drivebay.controllers.nvme import Nvme
     from drivebay.disk.contract import Disk
-    from drivebay.hosts.control.bay import Faults, Health
+    from drivebay.hosts.control.bay import Health
     from drivebay.hosts.control.messages import QueueState
     from drivebay.hosts.control.slot import Slot
     from drivebay.lab.dialects import Dialect
-    from drivebay.lab.rules import Vocabulary
     from drivebay.platform.engine import Engine
     from drivebay.platform.memory import GuestMemory
     from drivebay.platform.observer import Observed
@@ -211,24 +210,6 @@ def dialect() -> Dialect:
 INSIDE: Final = Inside(lambda nvme, _places, held: nvme.hold(held), parts, health, queues)
 
 
-def vocabulary() -> Vocabulary:
-    """What fault rules may name."""
-    from drivebay.lab.nvme import NVME
-
-    return NVME
-
-
-def faults(nvme: Nvme, controller: ControllerConfig) -> Faults:
-    """What is to go wrong."""
-    from drivebay.cli.faults import FaultDesk
-    from drivebay.lab.nvme import NVME, NvmeFaults
-
-    def begin() -> NvmeFaults:
-        return NvmeFaults(nvme.controller, name=controller.id)
-
-    return FaultDesk(begin, NVME, controller.faults)
-
-
 KIND: Final = Kind(
     name="nvme",
     form="SPEC[,ro][,nsid=N][,block=512|4096][,serial=S][,socket=PATH]",
@@ -237,12 +218,12 @@ KIND: Final = Kind(
     place=place,
     settings=settings,
     may_be_empty=lambda said: said.spare > 0,
-    serve=serve_function(build, statistics, faults, INSIDE),
+    serve=FunctionServer(build, statistics, INSIDE),
     dialect=dialect,
     qemu=qemu,
-    vocabulary=vocabulary,
     keys=("queues", "spare"),
     disk_flags=NVME_FLAGS,
     disk_keys=NVME_KEYS,
     vfio_user=True,
+    recordable=True,
 )

@@ -10,13 +10,13 @@ from drivebay.cli.drives import DRIVE_FLAGS, DRIVE_KEYS, Drive, check_names, sai
 from drivebay.cli.errors import CliError
 from drivebay.cli.functions import (
     Built,
+    FunctionServer,
     Inside,
     ata_dialect,
     ata_hold,
     ata_places,
     check_drives,
     qemu,
-    serve_function,
 )
 from drivebay.cli.kind import ControllerConfig, Kind
 from drivebay.disk.spec import Attachment
@@ -121,11 +121,12 @@ KIND: Final = Kind(
     help="A SATA drive on an AHCI controller.",
     attach=sata_drive,
     place=place,
-    serve=serve_function(build, inside=Inside(ata_hold, queues=queues)),
+    serve=FunctionServer(build, inside=Inside(ata_hold, queues=queues)),
     dialect=ata_dialect,
     check=check_drives,
     qemu=qemu,
     disk_flags=SATA_FLAGS,
     disk_keys=SATA_KEYS,
     vfio_user=True,
+    recordable=True,
 )
