@@ -24,8 +24,8 @@ def image(tmp_path: Path, *, then: str = "") -> str:
     return f"file:{path}"
 
 
-def boot(disk: str, *options: str) -> int:
-    return main(["boot", "--host", "unicorn", "--ide", disk, "-m", "32M", *options])
+def boot(disk: str, *options: str, on: str = "--ide") -> int:
+    return main(["boot", "--host", "unicorn", on, disk, "-m", "32M", *options])
 
 
 @pytest.mark.usefixtures("seabios")
@@ -35,6 +35,13 @@ def test_a_guest_that_halts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     assert "Booting from Hard Disk" in out
     assert out.endswith("hello\n")
     assert "ata0-0: drivebay ATA disk" in err
+
+
+@pytest.mark.usefixtures("seabios")
+@pytest.mark.parametrize("on", ["--ahci", "--nvme", "--virtio-blk", "--scsi"])
+def test_every_controller_boots(tmp_path: Path, capfd: pytest.CaptureFixture[str], on: str) -> None:
+    assert boot(image(tmp_path, then=EXIT_7), on=on) == 7
+    assert capfd.readouterr().out.endswith("hello\n")
 
 
 @pytest.mark.usefixtures("seabios")
@@ -55,7 +62,8 @@ def test_a_guest_that_does_not_end(tmp_path: Path, capfd: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--virtio-blk", "mem:1M"], "it takes --floppy, --ide, "),
+        (["--nvme", "mem:1M,socket=/tmp/nvme.sock"], "in this process has none"),
+        (["--controller", "virtio-blk,id=vda"], "controller vda has no disks"),
         (["--ide", "mem:1M", "--run", "true"], "without QEMU"),
         (["--ide", "mem:1M", "--kvm"], "without QEMU"),
         (["--ide", "mem:1M", "--cpus", "2"], "on one CPU"),
