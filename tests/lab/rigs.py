@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 
@@ -52,7 +53,7 @@ class Rig:
     torment: CoreFaults[object, object]
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+        self.engine, self.patience = engine, PATIENCE
         self.disk: RamDisk = filled(MIB, 1)
 
     def rules(self, *texts: str) -> None:
@@ -70,6 +71,10 @@ class Rig:
     def reset(self) -> None:
         """What a driver does when commands are lost."""
         raise NotImplementedError
+
+    def patient(self, turns: int) -> None:
+        """Wait so many turns of the engine for an answer."""
+        self.patience = turns
 
     def settle(self) -> None:
         for _ in range(8):
@@ -97,7 +102,7 @@ class VirtioRig(Rig):
 
     def _wait(self, pending: object) -> None:
         try:
-            status = self.driver.wait(pending, PATIENCE)  # type: ignore[arg-type]
+            status = self.driver.wait(pending, self.patience)  # type: ignore[arg-type]
         except DeviceError:
             raise Lost from None
         if status:
@@ -114,7 +119,7 @@ class ScsiRig(Rig):
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
         self.initiator = Initiator(self.disk, engine)
-        self.dead = ""
+        self.dead, self.muted = "", 0
         self.initiator.target.carrier = self
         self.torment = ScsiFaults(  # type: ignore[assignment]
             self.initiator.target,
@@ -122,7 +127,7 @@ class ScsiRig(Rig):
         )
 
     def mute(self) -> None:
-        raise AssertionError("nobody is interrupted here")
+        self.muted += 1
 
     def fail(self, why: str) -> None:
         self.dead = why
@@ -130,7 +135,7 @@ class ScsiRig(Rig):
     def _ask(self, opcode: int, lba: int, count: int, data: bytes, room: int) -> bytes:
         cdb = bytes([opcode, 0, *lba.to_bytes(4), 0, *count.to_bytes(2), 0])
         tag, memory = self.initiator.send(cdb, data, room)
-        for _ in range(PATIENCE):
+        for _ in range(self.patience):
             if tag in self.initiator.told:
                 break
             self.engine.turn(0)
@@ -175,6 +180,9 @@ class IdeRig(Rig):
 
     def write(self, lba: int, data: bytes) -> None:
         self._try(lambda: self.drive.write(lba, data, self.via))
+
+    def patient(self, turns: int) -> None:
+        self.channel.patience = turns
 
     def _try(self, act: Callable[[], bytes | None]) -> bytes:
         try:
@@ -222,13 +230,17 @@ class AhciRig(Rig):
         else:
             self._try(lambda: self.drive.write(lba, data))
 
+    def patient(self, turns: int) -> None:
+        self.driver.patience = turns
+
     def _try(self, act: Callable[[], bytes | None]) -> bytes:
         try:
             return act() or b""
         except AhciTimeout:
             raise Lost from None
         except AhciError as error:
-            self.drive.recover()
+            with contextlib.suppress(AhciError):  # a rule may be for that, too
+                self.drive.recover()
             raise Failed(error) from None
 
     def reset(self) -> None:
