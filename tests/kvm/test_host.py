@@ -17,6 +17,7 @@ from drivebay.hosts.kvm.host import KvmHost
 from drivebay.hosts.kvm.paravirtual import MsrFault, Paravirtual
 from drivebay.machines.pc import Pc
 from drivebay.platform.engine import Engine
+from drivebay.platform.memory import Region
 from drivebay.platform.ports import Hold, PortRegion
 from tests.emulator.test_x86 import EXIT, PIT, Broken, begin, ticks, vector
 from tests.emulator.x86 import Code
@@ -452,6 +453,21 @@ def test_starts_and_stops_leave_nothing_behind(engine: Engine) -> None:
     assert len(os.listdir("/proc/self/fd")) == descriptors
     assert threading.active_count() == threads
     assert resident() - memory < 16 << 20
+
+
+def test_machines_that_cannot_be(engine: Engine) -> None:
+    """What was made of them is let go."""
+    pc = Pc(engine, 1 << 20, firmware=bytes(4096))
+    with pytest.raises(CpuError, match=r"1000000 CPUs, and this KVM has up to \d+"):
+        KvmHost(pc, 1_000_000)
+    before = len(os.listdir("/proc/self/fd"))
+    host = KvmHost(pc)
+    pc.memory.replace([Region(0, memoryview(bytearray(5000)))])
+    for _ in range(2):
+        with pytest.raises(CpuError, match=r"the memory at 0x0\+0x1388 cannot be mapped"):
+            host.run(1)
+    host.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_without_kvm(engine: Engine, tmp_path: Path) -> None:

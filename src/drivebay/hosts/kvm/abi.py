@@ -62,13 +62,13 @@ class Ioctl:
 class Capability(enum.IntEnum):
     """What CHECK_EXTENSION is asked for."""
 
-    USER_MEMORY = 3
     IRQCHIP = 0
+    USER_MEMORY = 3
     PIT2 = 33
+    MAX_VCPUS = 66
     SIGNAL_MSI = 77
     X86_USER_SPACE_MSR = 188
     X86_MSR_FILTER = 189
-    IMMEDIATE_EXIT = 136
 
 
 class Exit(enum.IntEnum):

@@ -52,7 +52,7 @@ class KvmMachine(Protocol):
 
 class KvmHost:
     """`cpus` CPUs for `machine`, a `Board` that is a `KvmMachine`. The first starts at the reset
-    vector. Raises `CpuError` without a KVM that can be used.
+    vector. Raises `CpuError` without a KVM that can be used and has so many.
     """
 
     def __init__(self, machine: Any, cpus: int = 1, *, path: str = "/dev/kvm") -> None:
@@ -64,7 +64,7 @@ class KvmHost:
         """What the guest finds besides the board; to be set before the first run."""
         self.start: Callable[[Vcpu], None] | None = None
         """Puts the first CPU where it shall start, after power on and each reset."""
-        self._kvm = Kvm(path)
+        self._kvm = Kvm(path, cpus)
         self._vm: Vm | None = None
         self._vcpus: list[Vcpu] = []
         self._threads: list[threading.Thread] = []
@@ -113,6 +113,15 @@ class KvmHost:
     def _power_on(self) -> None:
         """A machine as from the factory, on the same memory: KVM has no other reset."""
         self._power_off()
+        try:
+            self._make()
+        except BaseException as error:
+            self._power_off()
+            if isinstance(error, OSError):
+                raise CpuError(f"KVM does not make this machine: {error.strerror}") from error
+            raise
+
+    def _make(self) -> None:
         own = None if self.paravirtual is None else self.paravirtual.cpuid()
         regions = self.board.memory.regions
         self._vm = Vm(self._kvm, regions, user_msrs=self.paravirtual is not None)

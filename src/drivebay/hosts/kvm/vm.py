@@ -50,22 +50,24 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Kvm:
-    """/dev/kvm. Raises `CpuError` if it cannot be had or lacks something."""
+    """/dev/kvm, for machines of `cpus` CPUs. Raises `CpuError` if it cannot be had or lacks
+    something.
+    """
 
-    def __init__(self, path: str = "/dev/kvm") -> None:
+    def __init__(self, path: str = "/dev/kvm", cpus: int = 1) -> None:
         try:
             self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             raise CpuError(f"{path}: {error.strerror}") from error
         try:
-            self._check(path)
+            self._check(path, cpus)
         except BaseException:
             self.close()
             raise
         self.run_size = fcntl.ioctl(self.fd, Ioctl.GET_VCPU_MMAP_SIZE)
         """Bytes of what is shared with a vCPU."""
 
-    def _check(self, path: str) -> None:
+    def _check(self, path: str, cpus: int) -> None:
         try:
             version = fcntl.ioctl(self.fd, Ioctl.GET_API_VERSION)
         except OSError as error:
@@ -75,6 +77,8 @@ class Kvm:
         for capability, what in NEEDED.items():
             if not self.has(capability):
                 raise CpuError(f"{path}: this KVM does not have {what}")
+        if cpus > (most := self.has(Capability.MAX_VCPUS)):
+            raise CpuError(f"{path}: {cpus} CPUs, and this KVM has up to {most}")
 
     def has(self, capability: Capability) -> int:
         """What KVM says of a capability: 0 if it does not have it."""
