@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from drivebay.cli import ide, nvme, sata
-from drivebay.cli.controllers import drives_on
+from drivebay.cli import ide, nvme, sata, scsi, virtio_blk
+from drivebay.cli.controllers import check_disks, drives_on
 from drivebay.cli.drives import open_drive
 from drivebay.cli.errors import CliError
 from drivebay.cli.floppy import FloppyConfig
@@ -34,7 +34,14 @@ SERIAL_CONSOLE: Final = 0x3F8
 """Where SeaBIOS shows what would be on the screen: there is none."""
 
 
-FUNCTIONS: Final = {sata.KIND.name: sata.build, nvme.KIND.name: nvme.build}
+FUNCTIONS: Final = {
+    sata.KIND.name: sata.build,
+    nvme.KIND.name: nvme.build,
+    virtio_blk.KIND.name: virtio_blk.build,
+    virtio_blk.PCI.name: virtio_blk.build,
+    scsi.KIND.name: scsi.build,
+    scsi.PCI.name: scsi.build,
+}
 """What makes the PCI functions that go into free slots."""
 
 Until = Callable[[], bool]
@@ -71,6 +78,11 @@ def check(controllers: Sequence[ControllerConfig]) -> None:
     for controller in controllers:
         if controller.faults:
             raise CliError("--fault is for controllers on a socket", "leave --host out")
+        if controller.record is not None:
+            raise CliError("--record is for controllers on a socket", "leave --host out")
+        if controller.socket is not None:
+            raise CliError(f"socket={controller.socket}", "a controller in this process has none")
+        check_disks(controller)
         for drive in controller.disks:
             if getattr(drive, "on_error", None) == "stop":
                 raise CliError(
@@ -154,12 +166,7 @@ def _attach(host: Host, pc: Pc, wanted: Wanted, stack: ExitStack) -> None:
     for controller in wanted.controllers:
         if controller.kind is ide.KIND or host.attach(pc, controller, stack):
             continue
-        build = FUNCTIONS.get(controller.kind.name)
-        if build is None:
-            raise CliError(
-                f"--{controller.kind.name} has no place in this machine",
-                f"it takes --floppy, --ide, --{', --'.join(FUNCTIONS)}",
-            )
+        build = FUNCTIONS[controller.kind.name]
         function, places = build(controller, pc.memory, pc.engine)
         for disk in places.disks:
             stack.callback(disk.close)

@@ -1,4 +1,6 @@
-"""``--scsi``: SCSI disks and DVD drives on a virtio SCSI host, over vhost-user."""
+"""``--scsi``: SCSI disks and DVD drives on a virtio SCSI host, over vhost-user; ``--scsi-pci``
+has the host as a PCI function, over vfio-user.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +11,27 @@ from typing import TYPE_CHECKING, Final
 
 from drivebay.cli.drives import check_dvd, taken
 from drivebay.cli.errors import CliError
+from drivebay.cli.faults import FaultDesk
+from drivebay.cli.functions import Built, FunctionServer, Inside
+from drivebay.cli.functions import qemu as function_arguments
 from drivebay.cli.kind import ControllerConfig, Kind, Options, Served
 from drivebay.cli.places import Places
-from drivebay.cli.virtio_blk import Rings, chardev, ring_states, rings
+from drivebay.cli.virtio_blk import Rings, chardev, function_of, ring_states, rings
 from drivebay.disk.spec import Attachment
 
 if TYPE_CHECKING:
     import socket
 
+    from drivebay.controllers.virtio.scsi import ScsiDevice
     from drivebay.disk.contract import Disk
     from drivebay.hosts.control.messages import QueueState
     from drivebay.hosts.control.slot import Slot
     from drivebay.lab.dialects import Dialect
     from drivebay.platform.engine import Engine
+    from drivebay.platform.memory import GuestMemory
     from drivebay.scsi.server import DeviceServer
-    from drivebay.scsi.target import Target
 
-__all__ = ["KIND", "ScsiUnit", "attach", "place"]
+__all__ = ["KIND", "PCI", "ScsiUnit", "attach", "build", "place"]
 
 MOST_LUNS: Final = 1 << 14
 PLATE: Final = {"serial": 252, "vendor": 8, "product": 16}
@@ -93,11 +99,12 @@ def place(units: Iterable[ScsiUnit]) -> list[ScsiUnit]:
     return [placed[lun] for lun in sorted(placed)]
 
 
-def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket) -> Served:
-    """Open the disks and serve them, all by one target."""
+def open_device(
+    controller: ControllerConfig, engine: Engine
+) -> tuple[ScsiDevice, Places[ScsiUnit]]:
+    """The host and its open disks, all behind one target. Raises `CliError` and `DiskOpenError`."""
     from drivebay.controllers.virtio.scsi import ScsiDevice
     from drivebay.hosts.control.slot import Slot
-    from drivebay.hosts.vhost_user.server import VhostUserServer
     from drivebay.scsi.dvd import Dvd
     from drivebay.scsi.target import Target
 
@@ -123,22 +130,37 @@ def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket)
     places = Places(open_unit, put, lambda unit: str(unit.place), hot=True)
     places.devices.append(target)
     places.fill(controller.disks)
-    device = ScsiDevice(target, engine, **asdict(said))
-    server = VhostUserServer(device, engine, listener, owned=False, config=False)
+    return ScsiDevice(target, engine, **asdict(said)), places
+
+
+def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket) -> Served:
+    """Open the disks and serve them."""
+    from drivebay.hosts.vhost_user.server import VhostUserServer
+
+    device, places = open_device(controller, engine)
     return Served(
-        server,
+        VhostUserServer(device, engine, listener, owned=False, config=False),
         places,
-        parts=lambda: {"": target},
-        queues=lambda: [*ring_states(device), *_task_sets(target)],
+        faults=FaultDesk(controller, lambda: {"": device.target}, places, engine),
+        parts=lambda: {"": device.target},
+        queues=lambda: _queues(device),
         hold=device.hold,
     )
 
 
-def _task_sets(target: Target) -> Iterator[QueueState]:
+def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> Built:
+    """The host as a PCI function."""
+    device, places = open_device(controller, engine)
+    return function_of(device, memory, places), places
+
+
+def _queues(device: ScsiDevice) -> Iterator[QueueState]:
+    """Its rings, and the tasks of each unit."""
     from drivebay.hosts.control.messages import QueueState
 
-    for lun in target.luns:
-        yield QueueState(f"lun {lun}", target.task_set(lun))
+    yield from ring_states(device)
+    for lun in device.target.luns:
+        yield QueueState(f"lun {lun}", device.target.task_set(lun))
 
 
 def dialect() -> Dialect:
@@ -198,4 +220,20 @@ KIND: Final = Kind(
     keys=("queues", "queue-size"),
     disk_flags=("ro", "dvd"),
     disk_keys=("lun", *PLATE),
+)
+
+PCI: Final = replace(
+    KIND,
+    name="scsi-pci",
+    help="The same on a PCI function.",
+    serve=FunctionServer(
+        build,
+        inside=Inside(
+            hold=lambda function, _places, held: function.device.hold(held),
+            parts=lambda function, _places: {"": function.device.target},
+            queues=lambda function: _queues(function.device),
+        ),
+    ),
+    qemu=function_arguments,
+    vfio_user=True,
 )

@@ -1,12 +1,17 @@
-"""``--virtio-blk``: a virtio block device for a disk, over vhost-user."""
+"""``--virtio-blk``: a virtio block device for a disk, over vhost-user; ``--virtio-blk-pci``
+is one as a PCI function, over vfio-user.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from drivebay.cli.errors import CliError
+from drivebay.cli.faults import FaultDesk
+from drivebay.cli.functions import Built, FunctionServer, Inside
+from drivebay.cli.functions import qemu as function_arguments
 from drivebay.cli.kind import ControllerConfig, Kind, Options, Served, number
 from drivebay.cli.places import Places
 from drivebay.disk.spec import Attachment
@@ -14,14 +19,29 @@ from drivebay.disk.spec import Attachment
 if TYPE_CHECKING:
     import socket
 
+    from drivebay.controllers.virtio.block import BlockDevice
     from drivebay.controllers.virtio.device import RingDevice
+    from drivebay.controllers.virtio.pci import VirtioPci
     from drivebay.disk.contract import Disk
     from drivebay.hosts.control.messages import QueueState
     from drivebay.hosts.control.slot import Slot
     from drivebay.lab.dialects import Dialect
     from drivebay.platform.engine import Engine
+    from drivebay.platform.memory import GuestMemory
+    from drivebay.platform.pci import PciFunction
+    from drivebay.platform.virtio import Device
 
-__all__ = ["KIND", "DiskConfig", "Rings", "chardev", "ring_states"]
+__all__ = [
+    "KIND",
+    "PCI",
+    "DiskConfig",
+    "Rings",
+    "build",
+    "chardev",
+    "function_of",
+    "ring_states",
+    "rings",
+]
 
 SERIAL_ROOM: Final = 20
 
@@ -70,11 +90,12 @@ def rings(options: Options, text: str) -> Rings:
     return Rings(number(options, "queues", 1, 64, text, 1), size, bool(options.get("packed")))
 
 
-def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket) -> Served:
-    """Open the disk and serve it."""
+def open_device(
+    controller: ControllerConfig, engine: Engine
+) -> tuple[BlockDevice, Places[DiskConfig]]:
+    """The device around its open disk. Raises `CliError` and `DiskOpenError`."""
     from drivebay.controllers.virtio.block import BlockDevice
     from drivebay.hosts.control.slot import Slot
-    from drivebay.hosts.vhost_user.server import VhostUserServer
 
     found: list[BlockDevice] = []
 
@@ -86,15 +107,38 @@ def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket)
     places = Places(lambda disk: disk.attachment.disk.open(disk.read_only), put, lambda _: "")
     places.fill(controller.disks)
     [device] = found
-    server = VhostUserServer(device, engine, listener, owned=False)
+    return device, places
+
+
+def serve(controller: ControllerConfig, engine: Engine, listener: socket.socket) -> Served:
+    """Open the disk and serve it."""
+    from drivebay.hosts.vhost_user.server import VhostUserServer
+
+    device, places = open_device(controller, engine)
     return Served(
-        server,
+        VhostUserServer(device, engine, listener, owned=False),
         places,
         device.statistics.as_dict,
+        FaultDesk(controller, lambda: {"": device}, places, engine),
         parts=lambda: {"": device},
         queues=lambda: ring_states(device),
         hold=device.hold,
     )
+
+
+def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> Built:
+    """The device as a PCI function."""
+    device, places = open_device(controller, engine)
+    return function_of(device, memory, places), places
+
+
+def function_of(device: Device, memory: GuestMemory, places: Places[Any]) -> PciFunction:
+    """The function with a device, which comes to rest before the disks of `places` are closed."""
+    from drivebay.controllers.virtio.pci import VirtioPci
+
+    function = VirtioPci(device, memory)
+    places.devices.append(function)
+    return function
 
 
 def ring_states(device: RingDevice) -> Iterator[QueueState]:
@@ -141,6 +185,20 @@ def cloud_hypervisor(controller: ControllerConfig, socket: str) -> list[str]:
     ]
 
 
+def _statistics(function: VirtioPci) -> dict[str, int]:
+    device: Any = function.device
+    found: dict[str, int] = device.statistics.as_dict()
+    return found
+
+
+INSIDE: Final = Inside(
+    hold=lambda function, _places, held: function.device.hold(held),
+    parts=lambda function, _places: {"": function.device},
+    queues=lambda function: ring_states(function.device),
+)
+"""What is in a function."""
+
+
 KIND: Final = Kind(
     name="virtio-blk",
     form="SPEC[,ro][,socket=PATH][,serial=S][,queues=N][,queue-size=N][,packed][,id=NAME]",
@@ -157,4 +215,14 @@ KIND: Final = Kind(
     disk_flags=("ro",),
     disk_keys=("serial",),
     shared=False,
+)
+
+PCI: Final = replace(
+    KIND,
+    name="virtio-blk-pci",
+    help="The same as a PCI function.",
+    serve=FunctionServer(build, _statistics, inside=INSIDE),
+    qemu=function_arguments,
+    cloud_hypervisor=None,
+    vfio_user=True,
 )
