@@ -16,7 +16,7 @@ from drivebay.disk.spec import parse
 
 ROOT = Path(__file__).parent.parent
 ELSEWHERE = {"disks.md"}  # tests/disk/test_docs.py runs its Python
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINKED = [*PAGES, *sorted((ROOT / "src").rglob("README.md"))]
 SPECS = {"spec", "source", "one", "two", "base"}
 """Arguments that name disks."""
@@ -49,7 +49,10 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.guest
 @pytest.mark.parametrize("page", pages(guest=True), ids=lambda page: page.name)
-def test_python_with_guests_runs(page: Path) -> None:
+def test_python_with_guests_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     run(page, guest=True)
 
 
