@@ -9,6 +9,7 @@ from typing import Any, Final
 from drivebay.hosts.control import state as states
 from drivebay.hosts.control.bay import Bay, Controller, Metrics, Saved, Tracing
 from drivebay.hosts.control.messages import CommandState, FileState, Refused, Stopped
+from drivebay.platform.observer import InFlight
 from drivebay.suspend import blocking, sleep
 
 __all__ = ["Running", "commands"]
@@ -18,31 +19,29 @@ log = logging.getLogger(__name__)
 PATIENCE: Final = 10.0
 """Seconds that a save waits for commands under way."""
 LOOK_AGAIN: Final = 0.005
-Found = tuple[dict[str, Any], FileState]
-
 MOST_COMMANDS: Final = 64
 """Of those under way, so many are told of."""
+
+Found = tuple[dict[str, Any], FileState]
 
 
 def commands(controller: Controller) -> tuple[int, list[CommandState]]:
     """How many commands are under way, and the oldest of them."""
     flying = [
-        (each.since, number, part, each)
-        for number, (part, observed) in enumerate(controller.parts().items())
+        (part, each)
+        for part, observed in controller.parts().items()
         for each in observed.in_flight()
     ]
-    flying.sort(key=lambda one: one[:2])
-    now = time.monotonic()
-    return len(flying), [
-        CommandState(*_said(controller, part, each.queue, each.command), each.queue, each.tag,
-                     round(max(now - since, 0.0), 6))
-        for since, _, part, each in flying[:MOST_COMMANDS]
-    ]  # fmt: skip
+    flying.sort(key=lambda one: one[1].since)
+    return len(flying), [_told(controller, part, each) for part, each in flying[:MOST_COMMANDS]]
 
 
-def _said(controller: Controller, part: str, queue: int, command: Any) -> tuple[str, str]:
-    name, place = controller.describe(queue, command)
-    return name, f"{controller.name(part)} {place}" if part else place
+def _told(controller: Controller, part: str, flying: InFlight) -> CommandState:
+    name, place = controller.describe(flying.queue, flying.command)
+    if part:
+        place = f"{controller.name(part)} {place}"
+    age = max(time.monotonic() - flying.since, 0.0)
+    return CommandState(name, place, flying.queue, flying.tag, round(age, 6))
 
 
 class Running:
