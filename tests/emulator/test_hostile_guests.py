@@ -115,8 +115,9 @@ WIDTHS = {1: "EE", 2: "EF", 4: "66EF"}
 """OUT to DX."""
 
 
-@pytest.mark.parametrize("value", [0, 0xFFFFFFFF])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    ("width", "value"), [(1, 0), (1, 0xFFFFFFFF), (2, 0xFFFFFFFF), (4, 0xFFFFFFFF)]
+)
 def test_a_guest_that_writes_to_every_port(engine: Engine, width: int, value: int) -> None:
     """And reads it back, from the last to the first: it gets as far as the port that ends it, or
     one that resets the machine. What the devices are told to do meanwhile is their guest's affair.
@@ -142,7 +143,7 @@ def every_page(body: str, step: int) -> Code:
     return protected(loop.assemble().hex())
 
 
-@pytest.mark.parametrize("value", [0, 0xFFFFFFFF, 0x00100001])
+@pytest.mark.parametrize("value", [0xFFFFFFFF, 0x00100001])
 def test_a_guest_that_writes_where_there_is_nothing(engine: Engine, value: int) -> None:
     """Every eighth page of registers and holes, in three widths."""
     body = f"B8 {value.to_bytes(4, 'little').hex()} 8907 66894704 884708"  # mov [edi], eax; ...
