@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -14,11 +13,8 @@ from drivebay.platform.engine import Engine
 from tests.emulator.conftest import Machine, commands, seabios
 from tests.fixtures import engine_without_threads as engine
 
-__all__ = ["commands", "engine", "kvm", "machine", "nightly", "seabios"]
+__all__ = ["commands", "engine", "kvm", "machine", "seabios"]
 
-nightly = pytest.mark.skipif(
-    "DRIVEBAY_NIGHTLY" not in os.environ, reason="takes minutes: ./do nightly does it"
-)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.emulator.test_seabios import test_dma_and_interrupts
 from tests.emulator.test_seabios_drivers import (
     kind,
@@ -9,7 +11,6 @@ from tests.emulator.test_seabios_drivers import (
     test_a_dvd_boots,
     test_all_of_them_in_one_machine,
 )
-from tests.kvm.conftest import nightly
 
 __all__ = [
     "kind",
@@ -19,4 +20,4 @@ __all__ = [
     "test_dma_and_interrupts",
 ]
 
-pytestmark = nightly
+pytestmark = pytest.mark.nightly
