@@ -252,6 +252,7 @@ run_nightly() {
 	DRIVEBAY_POWER_CUTS=10000 DRIVEBAY_KILLS=200 "$VENV/bin/python" -m pytest -n 2 --timeout=0 \
 		tests/formats tests/layers/test_sql_faults.py tests/qcow2/test_power_cut.py \
 		tests/vhd/test_power_cut.py tests/lab/test_powercut_nightly.py || code=1
+	"$VENV/bin/python" -m drivebay.guests.tiny || code=1
 	DRIVEBAY_NIGHTLY=1 DRIVEBAY_STARTS=1000 "$VENV/bin/python" -m pytest --timeout=0 \
 		-m "nightly or not nightly" tests/kvm tests/guest/test_replay.py || code=1
 	run_fuzz "${1:-600}" || code=1

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from drivebay.guests.tiny import tiny_kernel
 from drivebay.hosts.cpu import CpuError
 from drivebay.hosts.kvm.host import KvmHost
 from drivebay.hosts.kvm.vm import Kvm
 from drivebay.platform.engine import Engine
 from tests.emulator.conftest import Machine, commands, seabios
 from tests.fixtures import engine_without_threads as engine
+from tests.kvm.tiny_linux import Start, TinyLinux
 
 __all__ = ["commands", "engine", "kvm", "machine", "seabios"]
-
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +38,24 @@ def machine(kvm: None, engine: Engine, seabios: bytes) -> Iterator[Machine]:
 
     yield Machine(engine, seabios, cpu, wall_clock=True)
     hosts[0].close()
+
+
+@pytest.fixture(scope="session")
+def kernel() -> Path:
+    """The tiny Linux, which takes minutes to compile."""
+    return tiny_kernel()
+
+
+@pytest.fixture
+def start(kvm: None, kernel: Path) -> Iterator[Start]:
+    """Makes machines with it."""
+    machines: list[TinyLinux] = []
+
+    def make(*, cpus: int = 1, hyperv: bool = False) -> TinyLinux:
+        machines.append(TinyLinux(Engine(), kernel, cpus=cpus, hyperv=hyperv))
+        return machines[-1]
+
+    yield make
+    for machine in machines:
+        machine.close()
+        machine.engine.close()
