@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from drivebay.ata.registers import Opcode
 from drivebay.ata.taskfile import TaskFile
+from drivebay.controllers.ahci.registers import GHC
 from drivebay.lab.trace.formats import convert
-from drivebay.lab.trace.recorder import BATCH, MOST_WAITING, Recorder
+from drivebay.lab.trace.lines import TextLines
+from drivebay.lab.trace.recorder import BATCH, MOST_WAITING, Recorder, RegisterTap
 from drivebay.lab.trace.records import Batch, Kind, Source, TraceError, encode, read_records
 from drivebay.lab.trace.sinks import FileSink
 from drivebay.lab.trace.story import Audience, Command, tell
@@ -207,6 +209,29 @@ def test_a_full_disk_ends_the_trace_and_nothing_else(caplog: pytest.LogCaptureFi
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert "No space left" in caplog.text
     caplog.clear()
+
+
+def test_what_cannot_be_recorded_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Kept()
+    recorder = Recorder(sink)
+    tap = recorder.tap(Source("a", "virtio"))
+    tap.began(0, 1, (0, 0, 512))
+    tap.ended(0, 1, object())
+    recorder.close()
+    assert "leaves something out" in caplog.text
+    caplog.clear()
+    assert sink.closed
+    found = heard(sink.content)
+    assert (found.lost_count, len(found.left)) == (1, 1)
+
+
+def test_registers_are_numbers() -> None:
+    """Devices give values of the registers' own types."""
+    recording = Recording()
+    tap = RegisterTap(recording.recorder, Source("a", "ahci"))
+    tap.access("BAR5", False, 4, 4, GHC(0x80000000))
+    tap.interrupt("MSI 0", None)
+    assert b"BAR5 GHC 0x80000000 AE=1" in recording.told(TextLines)
 
 
 # -- files ---------------------------------------------------------------------------------------

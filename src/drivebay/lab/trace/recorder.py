@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from drivebay.lab.trace.records import Kind, Record, Source, encode
+from drivebay.platform.logs import RationedLog
 
 __all__ = ["CommandTap", "Recorder", "RegisterTap", "Sink"]
 
@@ -27,6 +28,7 @@ MOST_WAITING: Final = 16 << 20
 PERIOD: Final = 0.05
 """Seconds between two looks for something to write."""
 
+NOT_PLAIN: Final = (TypeError, ValueError, OverflowError)
 BEGAN, ENDED = int(Kind.BEGAN), int(Kind.ENDED)
 
 
@@ -71,6 +73,7 @@ class Recorder:
         self.lost = 0
         """Records that were left out."""
         self._told = 0
+        self._log = RationedLog(log)
         self._sink: Sink | None = sink
         self._sources = 0
         self._batches: deque[bytes] = deque()
@@ -111,9 +114,19 @@ class Recorder:
                 records.append((Kind.LOST, self.clock(), 0, self.lost - self._told))
                 self._told = self.lost
             if records:
-                batch = encode(records)
+                batch = self._encoded(records)
                 self._waiting += len(batch)
                 self._batches.append(batch)
+
+    def _encoded(self, records: list[Record]) -> bytes:
+        """A batch of what can be recorded: what cannot is a bug of ours, and harms no command."""
+        try:
+            return encode(records)
+        except NOT_PLAIN as error:
+            self._log.error("a trace leaves something out", exc_info=error)
+        good = [record for record in records if _is_plain(record)]
+        self.lost += len(records) - len(good)
+        return encode(good)
 
     def close(self) -> None:
         """Write what waits, and let go of the sink."""
@@ -149,6 +162,13 @@ class Recorder:
                 self._sink = None
         with self._order:
             self._waiting -= len(content)
+
+
+def _is_plain(record: Record) -> bool:
+    try:
+        return bool(encode([record]))
+    except NOT_PLAIN:
+        return False
 
 
 class RegisterTap:

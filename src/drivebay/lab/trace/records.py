@@ -98,6 +98,8 @@ class Batch(Struct, size=12):
 
 
 def _plain(value: object) -> Any:
+    if isinstance(value, int):  # a register
+        return int(value)
     if isinstance(value, TaskFile):
         return value.save()
     raise TypeError(f"a {type(value).__name__} cannot be recorded")
