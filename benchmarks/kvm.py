@@ -1,4 +1,4 @@
-"""`python -m benchmarks.exits`: how often a guest on KVM comes out to read 4 KiB, and for how long.
+"""`python -m benchmarks.kvm`: how often a guest on KVM comes out to read 4 KiB, and for how long.
 
 Boot sectors read through SeaBIOS' drivers, or with drivers of their own, from a file in memory.
 """
