@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from drivebay.cli.arguments import SPEC
+from drivebay.cli.boot import MOST_MEMORY
 from drivebay.cli.errors import CliError
+from drivebay.cli.memory import parse_memory
 from drivebay.cli.terminal import print_json, progress, stream
 from drivebay.cli.working import EVERY, PATIENCE
 
@@ -118,7 +120,9 @@ def command(
     """
     from drivebay.disk.spec import open_disk, parse
     from drivebay.lab.powercut import MOST_TRIES, Choice, Log, examine
+    from drivebay.lab.powercut_check import CheckError
 
+    parse_memory("--memory", memory, most=MOST_MEMORY)
     _check_options(log, script, new_log, check, boot, name, output)
     parse(spec)
 
@@ -138,14 +142,17 @@ def command(
         choice = Choice(found.history, images or (BOOTS if boot else IMAGES), seed, tear > 0)
         choice.moments = [_moment(found.history, text) for text in times] or None
         choice.first = _moment(found.history, after) if after is not None else 0
-        report = examine(
-            choice if name is None else [_named(found.history, name)],
-            open_base,
-            _judge(check, boot, memory, timeout),
-            jobs=jobs or os.cpu_count() or 1,
-            tries=MOST_TRIES if name is None else 0,
-            progress=_Told(),
-        )
+        try:
+            report = examine(
+                choice if name is None else [_named(found.history, name)],
+                open_base,
+                _judge(check, boot, memory, timeout),
+                jobs=jobs or os.cpu_count() or 1,
+                tries=MOST_TRIES if name is None else 0,
+                progress=_Told(),
+            )
+        except CheckError as error:
+            raise CliError(str(error), error.hint) from error
         outcome = _outcome(report, choice.complete, seed)
         if report.smallest is not None and name is None:
             outcome["kept"] = _free(keep)
@@ -315,10 +322,10 @@ def _keep(
 
 def _show(outcome: dict[str, Any], spec: str, log: str) -> None:
     failed, smallest = len(outcome["failed"]), outcome["smallest"]
-    every = "all" if outcome["complete"] else "some"
+    which = "all there are" if outcome["complete"] else f"seed {outcome['seed']}"
     click.echo(
-        f"{outcome['images']} images of {outcome['moments']} moments ({every} that there are), "
-        f"{failed} failed, {outcome['seconds']} s"
+        f"{outcome['images']} images of {outcome['moments']} moments ({which}), {failed} failed, "
+        f"{outcome['seconds']} s"
     )
     if smallest is None:
         return

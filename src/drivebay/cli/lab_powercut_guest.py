@@ -39,8 +39,9 @@ def record(
 ) -> None:
     """Run `script` in a guest whose /dev/vda is `base`, and record what it changes to `log`.
 
-    It is written to memory: `base` stays as it is, and is closed. What the script says are marks in the log. When
-    it has ended so has the guest, as by a power cut. Raises `CliError` and `GuestError`.
+    It is written to memory: `base` stays as it is, and is closed. What the script says are marks
+    in the log. When it has ended so has the guest, as by a power cut. Raises `CliError` and
+    `GuestError`.
     """
     top = RamLayer(base.byte_count, sector_size=base.sector_size)
     disk = Record(LayeredDisk.over(top, base), log)

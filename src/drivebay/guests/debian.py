@@ -79,6 +79,8 @@ GUEST = PackageSet(
         "smartmontools",
         "nvme-cli",
         "sg3-utils",
+        "dosfstools",
+        "sqlite3",
     ),
     800,
     (

@@ -42,6 +42,8 @@ EXTRA_TOOLS: dict[str, tuple[str, ...]] = {
     "smartctl": ("smartctl",),
     "nvme": ("nvme",),
     "sg3-utils": ("sg_*",),
+    "dosfstools": ("mkfs.fat", "mkfs.vfat", "fsck.fat", "fsck.vfat"),
+    "sqlite3": ("sqlite3",),
 }
 
 PROGRAM_FOLDERS = ("bin", "sbin", "usr/bin", "usr/sbin")

@@ -141,7 +141,8 @@ class Session:
         shown = searched = 0
         while (found := self._received.find(mark, searched)) < 0:
             # All but what may be the beginning of the mark.
-            searched = max(0, len(self._received) - len(mark) + 1)
+            begun = self._received.find(mark[:1], max(0, len(self._received) - len(mark) + 1))
+            searched = begun if begun >= 0 else len(self._received)
             shown = self._show(shown, searched, on_output)
             self._received += self._receive(deadline)
         self._show(shown, found, on_output)

@@ -78,7 +78,7 @@ class Choice:
             else:
                 images = (_draw(cut, chance, self.tear) for _ in range(8 * share))
             for image in images if share else ():
-                if (key := (image.pieces.key(), said)) not in seen:
+                if (key := (image.pieces.key, said)) not in seen:
                     seen.add(key)
                     found += 1
                     yield image
@@ -151,11 +151,11 @@ def shrink(image: Image, fails: Callable[[Image], bool], tries: int = MOST_TRIES
     First whole changes are left out, then parts of those that are left.
     """
     cut, left = image.cut, itertools.count(tries, -1)
-    seen: dict[int, bool] = {image.pieces.key(): True}
+    seen: dict[int, bool] = {image.pieces.key: True}
 
     def still(kept: Sequence[Kept]) -> bool:
         smaller = cut.image(_joined(cut, kept))
-        key = smaller.pieces.key()
+        key = smaller.pieces.key
         if key not in seen:
             seen[key] = next(left) > 0 and fails(smaller)
         return seen[key]

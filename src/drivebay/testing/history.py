@@ -1,9 +1,9 @@
 """What was asked of a disk, and what a power cut may leave of it.
 
 What had ended when a flush began, which has ended too, is there, and so is a write with FUA that
-has ended. Of what else had begun any part may be there, in any combination, torn at every multiple
-of `History.atom` bytes: writes, zeroes, holes, changes of the size. What was written twice shows
-either (virtio 1.2, 5.2.6.2).
+has ended. Of what else had begun any part may be there, in any combination, torn where a multiple
+of `History.atom` bytes of the disk ends: writes, zeroes, holes, changes of the size. What was
+written twice shows either (virtio 1.2, 5.2.6.2).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import random
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -69,6 +70,11 @@ class Change:
     ended: int | None = None
     size: int | None = None
 
+    def is_stable(self, moment: int, covered: int) -> bool:
+        """Whether it is at `moment`, when a flush has ended that began at `covered`."""
+        ended = self.ended
+        return ended is not None and (ended <= covered or (self.fua and ended <= moment))
+
 
 @dataclass(slots=True)
 class Flush:
@@ -88,7 +94,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A change that a power cut has left, or those of its `atoms`, by number, ascending."""
+    """A change that a power cut has left, or those of its `atoms`, by number from 0, ascending."""
 
     change: Change
     atoms: tuple[int, ...] | None = None
@@ -96,18 +102,19 @@ class Kept:
     def __str__(self) -> str:
         if self.atoms is None:
             return str(self.change.number)
-        return f"{self.change.number}@{'+'.join(_ranges(self.atoms))}"
+        runs = (f"{low}-{high}" if high > low else f"{low}" for low, high in _runs(self.atoms))
+        return f"{self.change.number}@{'+'.join(runs)}"
 
 
-def _ranges(numbers: Sequence[int]) -> list[str]:
-    """``0-3`` and ``8`` for 0, 1, 2, 3, 8."""
+def _runs(numbers: Sequence[int]) -> list[list[int]]:
+    """The first and the last of each run of `numbers`, which ascend."""
     found: list[list[int]] = []
     for number in numbers:
         if found and found[-1][1] == number - 1:
             found[-1][1] = number
         else:
             found.append([number, number])
-    return [f"{low}-{high}" if high > low else str(low) for low, high in found]
+    return found
 
 
 _Piece = tuple[int, int, Change]
@@ -120,6 +127,8 @@ class Pieces:
     def __init__(self, other: Pieces | None = None) -> None:
         self._starts: list[int] = [] if other is None else other._starts.copy()
         self._pieces: list[_Piece] = [] if other is None else other._pieces.copy()
+        self.key: int = 0 if other is None else other.key
+        """The same for the same pieces."""
 
     def paint(self, start: int, end: int, change: Change) -> bool:
         """Show `change` from byte `start` to `end`, but not where a later one shows; whether it
@@ -148,6 +157,8 @@ class Pieces:
             _, high, other = pieces[last - 1]
             if high > end and other.number <= change.number:
                 new.append((end, high, other))
+        for piece in itertools.chain(pieces[first:last], new):
+            self.key ^= hash((piece[0], piece[1], piece[2].number))
         pieces[first:last] = new
         starts[first:last] = [piece[0] for piece in new]
         return shown
@@ -167,10 +178,6 @@ class Pieces:
                 zero([part])
             else:
                 change.data.fill(low - change.offset, part)
-
-    def key(self) -> int:
-        """The same for the same pieces."""
-        return hash(tuple((low, high, change.number) for low, high, change in self._pieces))
 
 
 @dataclass(eq=False)
@@ -212,14 +219,16 @@ class Cut:
             if each.atoms is None:
                 pieces.paint(start, end, each.change)
             else:
-                for number in each.atoms:
-                    low = start + number * atom
-                    pieces.paint(low, min(low + atom, end), each.change)
+                first = start // atom
+                for low, high in _runs(each.atoms):
+                    run = (first + low) * atom, (first + high + 1) * atom
+                    pieces.paint(max(run[0], start), min(run[1], end), each.change)
         return Image(self, kept, pieces, self.history.size_with(self.moment, kept))
 
     def atoms(self, change: Change) -> int:
         """Into how many parts a change may be torn."""
-        return max(1, -(-change.length // self.history.atom))
+        atom = self.history.atom
+        return max(1, -(-(change.offset % atom + change.length) // atom))
 
     def draw(self, chance: random.Random, *, tear: bool = True) -> Image:
         """One of those that may be left: nothing, little, half, most or all of each change."""
@@ -285,40 +294,34 @@ class History:
         """At `moments`, ascending; of two between which nothing became stable the later one."""
         stable = Pieces()
         begun: list[Change] = []
-        number = 0
+        number = covered = 0
+        flushes = deque(sorted(self.flushes, key=lambda flush: flush.ended))
         last: Cut | None = None
         for moment in moments:
             while number < len(self.changes) and self.changes[number].began <= moment:
                 begun.append(self.changes[number])
                 number += 1
-            certain, begun = self._parted(begun, moment)
+            while flushes and flushes[0].ended <= moment:
+                covered = max(covered, flushes.popleft().began)
+            certain = [change for change in begun if change.is_stable(moment, covered)]
             if certain and last is not None:
                 yield last
                 stable = Pieces(stable)
             for change in certain:
                 stable.paint(*_span(change), change)
+            begun = [change for change in begun if not change.is_stable(moment, covered)]
             last = Cut(self, moment, stable, [each for each in begun if _shows(stable, each)])
         if last is not None:
             yield last
-
-    def _parted(self, changes: Iterable[Change], moment: int) -> tuple[list[Change], list[Change]]:
-        """Those that are stable at `moment`, and the others."""
-        covered = max((f.began for f in self.flushes if f.ended <= moment), default=0)
-        certain: list[Change] = []
-        others: list[Change] = []
-        for change in changes:
-            ended = change.ended if change.ended is not None else END
-            stable = ended <= covered or (change.fua and ended <= moment)
-            (certain if stable else others).append(change)
-        return certain, others
 
     def size_with(self, moment: int, kept: Sequence[Kept]) -> int:
         """Bytes of the disk at `moment` if `kept` is left of what nothing had made stable."""
         size = self.size
         if all(change.size is None for change in self.changes):
             return size
-        certain, _ = self._parted(self.changes, moment)
-        left = [*certain, *(each.change for each in kept)]
+        covered = max((f.began for f in self.flushes if f.ended <= moment), default=0)
+        left = [change for change in self.changes if change.is_stable(moment, covered)]
+        left += [each.change for each in kept]
         for change in sorted(left, key=lambda change: change.number):
             grown = max(size, change.offset + change.length)
             size = change.size if change.size is not None else grown
@@ -362,7 +365,7 @@ def _shows(stable: Pieces, change: Change) -> bool:
 
 
 def _numbers(text: str, end: int) -> tuple[int, ...]:
-    """What `_ranges` has written. Raises `ValueError` for numbers from `end` on."""
+    """What a name says of parts. Raises `ValueError` for numbers from `end` on."""
     numbers: list[int] = []
     for part in text.split("+"):
         low, _, high = part.partition("-")
