@@ -17,6 +17,7 @@ from drivebay.cli.frontends import bootable
 from drivebay.cli.memory import parse_memory
 from drivebay.cli.serve import metrics_option
 from drivebay.cli.terminal import print_json, progress, stream
+from drivebay.cli.trace import refuse_trace
 
 if TYPE_CHECKING:
     from drivebay.cli.boot_pc import Host
@@ -50,6 +51,9 @@ FIRMWARE = {"seabios": "seabios/bios-256k.bin", "ovmf": "OVMF/OVMF_CODE_4M.fd"}
     default="qemu",
     show_default=True,
     help="Who runs the guest: a PC in this process, with unicorn as its CPU or KVM's.",
+)
+@click.option(
+    "--hyperv", is_flag=True, help="With --host kvm: the kernel finds Hyper-V, --scsi on its bus."
 )
 @click.option("--kvm", "accel", flag_value="kvm", help="Use KVM.")
 @click.option("--tcg", "accel", flag_value="tcg", help="Emulate the CPU.")
@@ -88,6 +92,7 @@ def command(
     append: str,
     firmware: str | None,
     host: str,
+    hyperv: bool,
     accel: str | None,
     memory: str,
     cpus: int,
@@ -115,6 +120,8 @@ def command(
 
     if kernel and firmware:
         raise CliError("--kernel and --firmware are two ways to boot", "choose one")
+    if hyperv and host != "kvm":
+        raise CliError(f"--hyperv with --host {host}", "--host kvm has it")
     if host != "qemu":
         from drivebay.cli import boot_pc
 
@@ -122,7 +129,8 @@ def command(
             raise CliError(
                 f"--host {host} is a machine without QEMU", "it takes --firmware, -m and --timeout"
             )
-        runner = _host(host, kernel, initrd, append, cpus)
+        refuse_trace(words, "leave --host out")
+        runner = _host(host, kernel, initrd, append, cpus, hyperv)
         controllers = parse_controllers(words, may_be_none=True)
         boot_pc.check(controllers)
         rom = "" if kernel else _rom(firmware)
@@ -157,7 +165,9 @@ def command(
         return _stock(script, arguments, append, timeout, as_json, common)
 
 
-def _host(name: str, kernel: str | None, initrd: str | None, append: str, cpus: int) -> Host:
+def _host(
+    name: str, kernel: str | None, initrd: str | None, append: str, cpus: int, hyperv: bool
+) -> Host:
     """Who runs the CPUs of a machine of ours."""
     if name == "unicorn":
         from drivebay.cli.boot_unicorn import UnicornHost
@@ -169,7 +179,7 @@ def _host(name: str, kernel: str | None, initrd: str | None, append: str, cpus: 
 
     if (initrd or append) and not kernel:
         raise CliError("--initrd and --append are for a kernel", "--kernel names it")
-    return KvmPc(cpus, read_kernel(kernel, initrd, append) if kernel else None)
+    return KvmPc(cpus, read_kernel(kernel, initrd, append) if kernel else None, hyperv)
 
 
 def _rom(firmware: str | None) -> str:

@@ -19,6 +19,7 @@ from drivebay.cli.ide import IdeDrive
 from drivebay.cli.kind import ControllerConfig
 from drivebay.cli.memory import parse_memory
 from drivebay.cli.sata import SataDrive
+from drivebay.cli.trace import refuse_trace
 
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
@@ -65,6 +66,7 @@ def command(
     from drivebay.hosts.qtest.server import QtestHost
     from drivebay.platform.engine import Engine
 
+    refuse_trace(words, "drivebay serve has them")
     configs = parse_controllers(words, may_be_none=True)
     drives = parse_floppies(floppies)
     _check(machine, configs, legacy)

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from drivebay.lab.trace import Recorder, TracedDisk
     from drivebay.platform.observer import Observed
 
-__all__ = ["TraceDesk", "TraceWish", "parse_trace", "trace_wish", "traced", "with_traced_disks"]
+__all__ = [
+    "TraceDesk",
+    "TraceWish",
+    "parse_trace",
+    "refuse_trace",
+    "trace_wish",
+    "traced",
+    "with_traced_disks",
+]
 
 FLAGS: Final = ("disk", "registers", "interrupts", "all")
 MOST_DATA: Final = 1 << 20
@@ -72,6 +80,12 @@ def trace_wish(words: Iterable[tuple[str, str]]) -> TraceWish | None:
     if len(wishes) > 1:
         raise CliError("two traces", "record one.dbtrace, and make more of it: drivebay lab trace")
     return wishes[0] if wishes else None
+
+
+def refuse_trace(words: Iterable[tuple[str, str]], hint: str) -> None:
+    """Raise `CliError` if a trace is wished for where none can be."""
+    if trace_wish(words) is not None:
+        raise CliError("--trace is for controllers on a socket", hint)
 
 
 def with_traced_disks(controllers: Iterable[ControllerConfig]) -> list[ControllerConfig]:

@@ -135,3 +135,13 @@ def test_mistakes_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert main(["lab", "trace", *words]) == 1
         error = capsys.readouterr().err
         assert error.startswith("drivebay: error: ") and "Traceback" not in error
+
+
+def test_machines_without_sockets_have_no_traces(capsys: pytest.CaptureFixture[str]) -> None:
+    disk = ["--ide", "mem:1M", "--trace", "a.txt"]
+    for words in (
+        ["boot", "--host", "unicorn", *disk],
+        ["qtest", "--machine", "pc", "--qtest", "/nowhere", *disk],
+    ):
+        assert main(words) == 1
+        assert "--trace is for controllers on a socket" in capsys.readouterr().err
