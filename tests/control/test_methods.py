@@ -456,6 +456,45 @@ def test_a_disk_that_cannot_be_opened(racked: Served) -> None:
     assert racked.changes == []
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_swap_may_come_too_late(tmp_path: Path, gone: bool) -> None:
+    """Somebody else has swapped the disk, or taken it, while the new one was opened."""
+    slots = {"0": ram(), "1": ram()}
+    slots["0"].pull = lambda: lambda: True
+    old = slots["0"].disk
+
+    async def swap(place: str, text: str, free: Callable[[], None]) -> None:
+        if gone:
+            del slots["0"]
+        else:
+            slots["0"] = slots["1"]
+        free()
+
+    with serve(tmp_path, controller("rack", slots, swap=swap)) as bay, bay.control() as control:
+        message, _ = refused(lambda: control.swap("rack/0", "mem:1M"))
+        assert message == ("there is no disk rack/0" if gone else "rack/0 is another disk by now")
+        message, _ = refused(lambda: control.swap("rack/1", "mem:1M"))
+        assert message == "rack/1 cannot be taken away"
+    assert old is not None
+    old.close()
+
+
+def test_a_swap_that_fails_at_the_last_lets_go_of_what_was_there(tmp_path: Path) -> None:
+    slots = {"0": ram()}
+    slots["0"].pull = lambda: lambda: True
+    old = slots["0"].disk
+
+    async def swap(place: str, text: str, free: Callable[[], None]) -> None:
+        free()
+        raise IoError(errno.EIO, "the new disk")
+
+    with serve(tmp_path, controller("rack", slots, swap=swap)) as bay, bay.control() as control:
+        assert "the new disk" in refused(lambda: control.swap("rack/0", "mem:1M"))[0]
+        assert not slots
+        assert bay.changes
+        assert old not in bay.bay.disks
+
+
 # -- media -----------------------------------------------------------------------------------------
 
 

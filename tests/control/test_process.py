@@ -94,11 +94,20 @@ def test_every_kind_of_controller(path: str, tmp_path: Path) -> None:
         assert control.add("scsi", "mem:1M,lun=5") == "scsi/5"
         assert control.add("ahci", "mem:1M,port=4,serial=X") == "ahci/4"
         assert control.add("ahci", "mem:1M;sector=2048,dvd") == "ahci/1"
+        for disk, more in {"nvme/9": "nsid", "scsi/5": "lun", "ahci/4": "port"}.items():
+            assert control.swap(disk, "mem:2M").spec == "mem:2M"
+            with pytest.raises(ControlError, match="/nowhere"):
+                control.swap(disk, "file:/nowhere")
+            with pytest.raises(ControlError, match=more):
+                control.swap(disk, f"mem:3M,{more}=3")
+            assert control.info(disk)["size"] == 2 * MIB
+        with pytest.raises(ControlError, match="cannot be taken away"):
+            control.swap("vda", "mem:1M")
         for disk in ("ahci/1", "ide/p0"):
             control.eject(disk)
             control.insert(disk, "mem:2M;sector=2048")
         for text, message in {
-            "mem:1M,nsid=9": "nsid 9 taken by mem:1M,nsid=9,block=4096",
+            "mem:1M,nsid=9": "nsid 9 taken by mem:2M,nsid=9",
             "mem:1M,nsid=x": "nsid=x",
             "mem:1M,port=1": "expected one of ro",
             "file:/nowhere": "/nowhere",

@@ -58,6 +58,7 @@ def bay_of(
 
 def _controller(config: ControllerConfig, served: Served) -> Controller:
     assert config.socket is not None
+    adder = _Adder(config, served)
     return Controller(
         config.id,
         config.kind.name,
@@ -65,7 +66,8 @@ def _controller(config: ControllerConfig, served: Served) -> Controller:
         served.places.slots,
         connected=lambda: served.server.connected,
         statistics=served.statistics or dict,
-        add=_adder(config, served) if served.places.hot else None,
+        add=adder.add if served.places.hot else None,
+        swap=adder.swap if served.places.hot else None,
         faults=served.faults,
         parts=served.parts,
         describe=_describer(config),
@@ -87,19 +89,33 @@ def _describer(config: ControllerConfig) -> Callable[[int, Any], Described]:
     return describe
 
 
-def _adder(config: ControllerConfig, served: Served) -> Any:
-    kind, places = config.kind, served.places
+class _Adder:
+    """Opens disks for the places of a controller that runs."""
 
-    async def add(text: str) -> str:
-        attachment = parse_attachment(text)
+    def __init__(self, config: ControllerConfig, served: Served) -> None:
+        self._config, self._kind, self._places = config, config.kind, served.places
+
+    def _said(self, text: str, others: Iterable[Any]) -> Any:
+        """The disk that `text` names, in its place beside `others`. Raises `CliError`."""
+        kind, attachment = self._kind, parse_attachment(text)
         options = attachment.checked(kind.disk_flags, kind.disk_keys)
+        wanted = traced(_with_layers(kind.attach(attachment, options)))
+        placed = kind.place([*others, wanted])
+        mine = next(each for each in placed if each.attachment is wanted.attachment)
+        kind.check(replace(self._config, disks=[mine]))
+        return mine
+
+    async def add(self, text: str) -> str:
+        """See `Controller.add`."""
         try:
-            wanted = traced(_with_layers(kind.attach(attachment, options)))
-            placed = kind.place([*places.taken, wanted])
-            mine = next(each for each in placed if each.attachment is wanted.attachment)
-            kind.check(replace(config, disks=[mine]))
-            return await places.add(mine)
+            return await self._places.add(self._said(text, self._places.taken))
         except CliError as error:
             raise Refused(str(error), error.hint) from None
 
-    return add
+    async def swap(self, place: str, text: str, free: Callable[[], None]) -> None:
+        """See `Controller.swap`. A kind whose disks come and go says where by its first key."""
+        there = f"{text},{self._kind.disk_keys[0]}={place}"
+        try:
+            await self._places.add(self._said(there, self._places.others(place)), free)
+        except CliError as error:
+            raise Refused(str(error), error.hint) from None

@@ -62,10 +62,13 @@ class Places(Generic[Wanted]):
             self.opened.pop_all()
         return self
 
-    async def add(self, wanted: Wanted) -> str:
-        """Open one more and put it into its place; the name of that. Raises as `fill` does."""
+    async def add(self, wanted: Wanted, free: Callable[[], None] = lambda: None) -> str:
+        """Open one more and put it into its place, which `free` makes free; the name of that.
+        Raises as `fill` does, and what `free` raises.
+        """
         disk = await blocking(lambda: self._open(wanted))
         try:
+            free()
             return self._take(wanted, disk)
         except BaseException as error:
             if disk is not None:
@@ -85,6 +88,10 @@ class Places(Generic[Wanted]):
     def taken(self) -> list[Wanted]:
         """Who is there."""
         return [self._wanted[name] for name in self.slots]
+
+    def others(self, place: str) -> list[Wanted]:
+        """Who is in any other place."""
+        return [self._wanted[name] for name in self.slots if name != place]
 
     @property
     def disks(self) -> list[Disk]:

@@ -107,6 +107,10 @@ class Controller:
     """Opens the disk that a text names, with options as on the command line, puts it into a place
     and gives that its name; None where no disk can come. Raises `Refused` and `DiskOpenError`."""
 
+    swap: Callable[[str, str, Callable[[], None]], Coroutine[Any, Any, None]] | None = None
+    """The same for a place that is taken: told which, the text, and what frees the place when the
+    disk is open; None where no disk can come."""
+
     faults: Faults | None = None
     """None where there can be none."""
     parts: Callable[[], Mapping[str, Observed]] = dict
@@ -217,21 +221,61 @@ class Bay:
         """Take a disk from its guest, and close it when nothing uses it. Raises `Refused`, and
         `DiskError` of the last flush, after which it is closed, too.
         """
-        slot = self.slot(name)
-        if slot.pull is None:
-            raise Refused(f"{name[:80]} cannot be taken away", "it lives as long as its controller")
-        disk, at_rest = slot.disk, slot.pull()
+        await self.release(*self._take(name))
+
+    def _take(self, name: str) -> tuple[Disk | None, Callable[[], bool]]:
+        """Take a disk from its guest: what it is, and what says whether nothing uses it any more.
+        Raises `Refused`.
+        """
+        slot, pull = self._loose(name)
+        disk, at_rest = slot.disk, pull()
         for controller in self.controllers.values():
             for place in [place for place, each in controller.slots.items() if each is slot]:
                 del controller.slots[place]
         self.changed()
-        if disk is not None:
-            await self.release(disk, at_rest)
+        return disk, at_rest
 
-    async def release(self, disk: Disk, at_rest: Callable[[], bool]) -> None:
+    def _loose(self, name: str) -> tuple[Slot, Callable[[], Callable[[], bool]]]:
+        """A place whose disk can be taken, and what does that. Raises `Refused`."""
+        slot = self.slot(name)
+        if slot.pull is None:
+            raise Refused(f"{name[:80]} cannot be taken away", "it lives as long as its controller")
+        return slot, slot.pull
+
+    async def swap(self, name: str, text: str) -> Slot:
+        """Put the disk that `text` names in the place of another, which is closed when nothing uses
+        it. Raises `Refused`, `DiskOpenError`, and what `pull` raises.
+        """
+        slot, _ = self._loose(name)
+        controller, place = next(
+            (controller, place)
+            for controller in self.controllers.values()
+            for place, each in controller.slots.items()
+            if each is slot
+        )
+        if controller.swap is None:
+            raise Refused(f"{name[:80]}: no disk can come to {controller.kind} while it runs")
+        taken: list[tuple[Disk | None, Callable[[], bool]]] = []
+
+        def free() -> None:
+            if self.slot(name) is not slot:
+                raise Refused(f"{name[:80]} is another disk by now")
+            taken.append(self._take(name))
+
+        try:
+            await controller.swap(place, text, free)
+        finally:
+            for each in taken:
+                await self.release(*each)
+        self.changed()
+        return self.slot(name)
+
+    async def release(self, disk: Disk | None, at_rest: Callable[[], bool]) -> None:
         """Flush and close a disk that is in no place any more, when it is `at_rest`. Raises
         `DiskError` of the flush. One that was given up before that is still in `disks`.
         """
+        if disk is None:  # an empty drive
+            return
         self._leaving[disk] = at_rest
         while not at_rest():
             await sleep(LOOK_AGAIN)

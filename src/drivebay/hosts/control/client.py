@@ -169,6 +169,10 @@ class Control:
         """Take a disk from its guest, and close it."""
         self._call(None, "disk.remove", disk=disk)
 
+    def swap(self, disk: str, by: str) -> Changed:
+        """Put another disk, named as for `add` but for its place, in the place of one."""
+        return cast(Changed, self._call(Changed, "disk.swap", disk=disk, by=by))
+
     def eject(self, disk: str, *, force: bool = False) -> None:
         """Take the medium out of a drive."""
         self._call(None, "media.eject", disk=disk, force=force)

@@ -80,6 +80,11 @@ class _Add(_Params):
     """A spec and options, as for the controller's option of ``serve``."""
 
 
+class _Swap(_OfDisk):
+    by: str
+    """A spec and options, but for the place."""
+
+
 class _OfController(_Params):
     controller: str
 
@@ -145,6 +150,7 @@ def methods(
         "disk.set": Method(_Set, does.set),
         "disk.add": Method(_Add, does.add),
         "disk.remove": Method(_OfDisk, does.remove),
+        "disk.swap": Method(_Swap, does.swap),
         "media.eject": Method(_Eject, does.eject),
         "media.insert": Method(_Insert, does.insert),
         "fault.add": Method(_Fault, does.add_fault),
@@ -313,6 +319,10 @@ class _Methods:
 
     def remove(self, of: _OfDisk) -> Making:
         return self._bay.pull(of.disk)
+
+    async def swap(self, of: _Swap) -> Changed:
+        slot = await self._bay.swap(of.disk, of.by)
+        return Changed(slot.spec)
 
     # -- media -----------------------------------------------------------------------------------
 
