@@ -21,10 +21,9 @@ from drivebay.cli.memory import parse_memory
 from drivebay.cli.terminal import print_json, progress, stream
 
 if TYPE_CHECKING:
-    from drivebay.ata.device import Device
+    from drivebay.disk.contract import Disk
     from drivebay.hosts.cpu import End
     from drivebay.machines.pc import Pc
-    from drivebay.platform.engine import Engine
 
 __all__ = ["Host", "Wanted", "boot", "check", "seabios"]
 
@@ -68,6 +67,9 @@ class Host(Protocol):
 
     def attach(self, pc: Pc, controller: ControllerConfig, stack: ExitStack) -> bool:
         """Put a controller that no PC has into the machine; False if it cannot."""
+
+    def accelerate(self, pc: Pc, drive: IdeDrive, disk: Disk) -> None:
+        """Show the guest an IDE drive in another way, too, if it knows one."""
 
     def run(self, pc: Pc, timeout: float, until: Until) -> End:
         """Run until the guest or its time ends, or `until` holds. Raises `CliError`."""
@@ -161,7 +163,10 @@ def _attach(host: Host, pc: Pc, wanted: Wanted, stack: ExitStack) -> None:
     piix = PiixIde(pc.memory, (pc.line(14), pc.line(15)))
     drives: list[IdeDrive] = drives_on(wanted.controllers, ide.KIND)
     for drive in drives:
-        piix.attach(*drive.place, _open(drive, pc.engine, stack))
+        disk = open_drive(drive)
+        stack.callback(disk.close)
+        piix.attach(*drive.place, drive.device(disk, pc.engine))
+        host.accelerate(pc, drive, disk)
     pc.bus.plug(1, 1, piix)
     for controller in wanted.controllers:
         if controller.kind is ide.KIND or host.attach(pc, controller, stack):
@@ -175,12 +180,6 @@ def _attach(host: Host, pc: Pc, wanted: Wanted, stack: ExitStack) -> None:
         image = floppy.open()
         stack.callback(image.close)
         pc.attach_floppy(floppy.unit, FloppyDrive(image))
-
-
-def _open(drive: IdeDrive, engine: Engine, stack: ExitStack) -> Device:
-    disk = open_drive(drive)
-    stack.callback(disk.close)
-    return drive.device(disk, engine)
 
 
 def _read(path: str) -> bytes:

@@ -10,6 +10,8 @@ from drivebay.cli.errors import CliError
 from drivebay.cli.kind import ControllerConfig
 
 if TYPE_CHECKING:
+    from drivebay.cli.ide import IdeDrive
+    from drivebay.disk.contract import Disk
     from drivebay.hosts.cpu import End
     from drivebay.machines.pc import Pc
 
@@ -25,6 +27,9 @@ class UnicornHost:
     def attach(self, pc: Pc, controller: ControllerConfig, stack: ExitStack) -> bool:
         """Nothing but what a PC has."""
         return False
+
+    def accelerate(self, pc: Pc, drive: IdeDrive, disk: Disk) -> None:
+        """It has its place, and no other."""
 
     def run(self, pc: Pc, timeout: float, until: Callable[[], bool]) -> End:
         """Run it. Raises `CliError`."""

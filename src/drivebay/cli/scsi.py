@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from drivebay.platform.engine import Engine
     from drivebay.platform.memory import GuestMemory
     from drivebay.scsi.server import DeviceServer
+    from drivebay.scsi.target import Target
 
-__all__ = ["KIND", "PCI", "ScsiUnit", "attach", "build", "place"]
+__all__ = ["KIND", "PCI", "ScsiUnit", "attach", "build", "open_target", "place"]
 
 MOST_LUNS: Final = 1 << 14
 PLATE: Final = {"serial": 252, "vendor": 8, "product": 16}
@@ -99,16 +100,12 @@ def place(units: Iterable[ScsiUnit]) -> list[ScsiUnit]:
     return [placed[lun] for lun in sorted(placed)]
 
 
-def open_device(
-    controller: ControllerConfig, engine: Engine
-) -> tuple[ScsiDevice, Places[ScsiUnit]]:
-    """The host and its open disks, all behind one target. Raises `CliError` and `DiskOpenError`."""
-    from drivebay.controllers.virtio.scsi import ScsiDevice
+def open_target(controller: ControllerConfig, engine: Engine) -> tuple[Target, Places[ScsiUnit]]:
+    """A target and its open disks. Raises `CliError` and `DiskOpenError`."""
     from drivebay.hosts.control.slot import Slot
     from drivebay.scsi.dvd import Dvd
     from drivebay.scsi.target import Target
 
-    said: Rings = controller.settings
     target = Target(engine)
 
     def open_unit(unit: ScsiUnit) -> Disk:
@@ -130,6 +127,17 @@ def open_device(
     places = Places(open_unit, put, lambda unit: str(unit.place), hot=True)
     places.devices.append(target)
     places.fill(controller.disks)
+    return target, places
+
+
+def open_device(
+    controller: ControllerConfig, engine: Engine
+) -> tuple[ScsiDevice, Places[ScsiUnit]]:
+    """The host around one. Raises `CliError` and `DiskOpenError`."""
+    from drivebay.controllers.virtio.scsi import ScsiDevice
+
+    said: Rings = controller.settings
+    target, places = open_target(controller, engine)
     return ScsiDevice(target, engine, **asdict(said)), places
 
 
