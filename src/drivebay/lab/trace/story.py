@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +28,7 @@ MOST_OPEN: Final = 1 << 16
 """Commands whose end is waited for."""
 
 
+@cache
 def dialect_of(name: str) -> Dialect:
     """The module that reads a source's commands. Raises `TraceError`."""
     if name not in DIALECTS:
@@ -37,7 +38,7 @@ def dialect_of(name: str) -> Dialect:
     return found
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Command:
     """A command. Times are nanoseconds of the recorder's clock; one that never ended has no
     outcome.
@@ -50,14 +51,17 @@ class Command:
     began: int
     ended: int | None = None
     outcome: Any = None
+    _subject: Subject | None = field(default=None, init=False)
 
-    @cached_property
+    @property
     def subject(self) -> Subject:
         """What it is, by the names of its spec."""
-        dialect = dialect_of(self.source.dialect)
-        return dialect.describe(self.queue, self.native, str(self.source))
+        if self._subject is None:
+            dialect = dialect_of(self.source.dialect)
+            self._subject = dialect.describe(self.queue, self.native, str(self.source))
+        return self._subject
 
-    @cached_property
+    @property
     def end(self) -> Ended | None:
         """How it ended."""
         if self.ended is None:
