@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -28,7 +28,7 @@ MOST_CPUS: Final = 255
 
 
 def read_kernel(kernel: str, initrd: str | None, command_line: str) -> Linux:
-    """A kernel: an ELF image, or a bzImage with one inside. Raises `CliError`."""
+    """A kernel: an ELF image, or a bzImage, best one that we can unpack. Raises `CliError`."""
     from drivebay.guests.kernel import vmlinux
     from drivebay.hosts.kvm.linux import MAGIC, Linux
 
@@ -38,10 +38,8 @@ def read_kernel(kernel: str, initrd: str | None, command_line: str) -> Linux:
     except OSError as error:
         raise CliError(f"{error.filename}: {error.strerror}") from error
     if not image.startswith(MAGIC):
-        try:
+        with suppress(ValueError):
             image = vmlinux(image)
-        except ValueError as error:
-            raise CliError(f"kernel {kernel}: {error}", "a vmlinux can be started, too") from error
     return Linux(image, files, command_line)
 
 

@@ -1,4 +1,4 @@
-"""A Linux kernel started without firmware: the 64-bit entry of its ELF image.
+"""A Linux kernel started without firmware, at the 64-bit entry of its ELF image or bzImage.
 
 Facts are of the kernel's ``Documentation/arch/x86/boot.rst`` (64-bit boot protocol) and
 ``zero-page.rst``.
@@ -76,8 +76,8 @@ X86_64: Final = 62
 PT_LOAD: Final = 1
 
 
-class SetupHeader(Struct, size=75):
-    """The setup header, from 0x1F1 to what a kernel that is entered like this looks at."""
+class SetupHeader(Struct, size=123):
+    """The setup header, from 0x1F1 on. An ELF image has none, and is told this one."""
 
     setup_sects: U8 = 0
     root_flags: U16 = 0
@@ -109,7 +109,24 @@ class SetupHeader(Struct, size=75):
     min_alignment: U8 = 0
     xloadflags: U16 = 0
     cmdline_size: U32 = MOST_COMMAND_LINE
+    hardware_subarch: U32 = 0
+    hardware_subarch_data: U64 = 0
+    payload_offset: U32 = 0
+    payload_length: U32 = 0
+    setup_data: U64 = 0
+    pref_address: U64 = 0
+    init_size: U32 = 0
+    handover_offset: U32 = 0
+    kernel_info_offset: U32 = 0
 
+
+HEADER_MAGIC: Final = b"HdrS"
+KERNEL_64: Final = 1 << 0
+"""In xloadflags: it has a 64-bit entry."""
+ENTRY_64: Final = 0x200
+SECTOR: Final = 512
+UNSAID_SECTORS: Final = 4
+"""What setup_sects means that is 0."""
 
 ACPI_RSDP_ADDR, E820_ENTRIES, SETUP_HEADER, E820_TABLE = 0x70, 0x1E8, 0x1F1, 0x2D0
 
@@ -134,7 +151,10 @@ DESCRIPTORS: Final = (0, 0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF)
 
 @dataclass(frozen=True)
 class Linux:
-    """A kernel's ELF image (``vmlinux``), its initial file system and its command line."""
+    """A kernel (``vmlinux`` or bzImage), its initial file system and its command line.
+
+    A bzImage unpacks itself, which takes long where KVM interprets it.
+    """
 
     kernel: bytes
     initrd: bytes = b""
@@ -146,48 +166,63 @@ class Linux:
         Raises `CpuError` for something that is no kernel or does not fit into memory.
         """
         try:
-            entry = self._load(memory)
-            self._tell(memory, rsdp)
+            entry, header = self._load(memory)
+            self._tell(memory, rsdp, header)
             _map(memory)
         except GuestMemoryFault as fault:
             raise CpuError(f"the kernel does not fit into memory: {fault}") from fault
         _enter(vcpu, entry)
 
-    def _load(self, memory: GuestMemory) -> int:
+    def _load(self, memory: GuestMemory) -> tuple[int, SetupHeader]:
+        """Where to enter it, and its header."""
         image = memoryview(self.kernel)
         try:
+            if not self.kernel.startswith(MAGIC):
+                return self._load_bzimage(memory, image)
             elf = ElfHeader.unpack(image)
-            if elf.ident[:6] != MAGIC or elf.machine != X86_64:
+            if elf.machine != X86_64:
                 raise CpuError("the kernel is no ELF image for x86-64 (vmlinux)")
             parts = [
                 ProgramHeader.unpack(image, elf.phoff + number * elf.phentsize)
                 for number in range(elf.phnum)
             ]
         except struct.error as error:
-            raise CpuError(f"the kernel's ELF image is cut off: {error}") from error
+            raise CpuError(f"the kernel is cut off: {error}") from error
         for part in parts:
             if part.type == PT_LOAD:
                 self._load_part(memory, image, part)
-        return elf.entry
+        return elf.entry, SetupHeader()
+
+    def _load_bzimage(self, memory: GuestMemory, image: memoryview) -> tuple[int, SetupHeader]:
+        header = SetupHeader.unpack(image, SETUP_HEADER)
+        if header.header != HEADER_MAGIC or not header.xloadflags & KERNEL_64:
+            raise CpuError("the kernel is no bzImage for x86-64, and no ELF image")
+        code = image[((header.setup_sects or UNSAID_SECTORS) + 1) * SECTOR :]
+        size = max(header.init_size, len(code))
+        if len(code) <= ENTRY_64 or header.pref_address < LOWEST:
+            raise CpuError("the kernel is cut off, or wants to be below 1 MiB")
+        memory.view(header.pref_address, size)[: len(code)] = code
+        header.type_of_loader, header.loadflags = 0xFF, 1
+        return header.pref_address + ENTRY_64, header
 
     def _load_part(self, memory: GuestMemory, image: memoryview, part: ProgramHeader) -> None:
         data = image[part.offset : part.offset + part.filesz]
         if len(data) != part.filesz or part.memsz < part.filesz:
-            raise CpuError("the kernel's ELF image is cut off")
+            raise CpuError("the kernel is cut off")
         if part.paddr < LOWEST:
             raise CpuError(f"the kernel has a part at {part.paddr:#x}, below 1 MiB")
         place = memory.view(part.paddr, part.memsz)
         place[: len(data)] = data
         place[len(data) :] = bytes(len(place) - len(data))
 
-    def _tell(self, memory: GuestMemory, rsdp: int) -> None:
+    def _tell(self, memory: GuestMemory, rsdp: int, header: SetupHeader) -> None:
         """The zero page, and what it points to."""
         command_line = self.command_line.encode()
         if len(command_line) > MOST_COMMAND_LINE:
             raise CpuError(f"the kernel's command line has {len(command_line)} bytes, up to 2047")
         memory.view(COMMAND_LINE, len(command_line) + 1)[:] = command_line + b"\0"
         ram_end = memory.regions[0].address + len(memory.regions[0].view)
-        header = SetupHeader(cmd_line_ptr=COMMAND_LINE)
+        header.cmd_line_ptr = COMMAND_LINE
         if self.initrd:
             header.ramdisk_image = ram_end - len(self.initrd) & ~(PAGE - 1)
             header.ramdisk_size = len(self.initrd)
