@@ -45,6 +45,9 @@ class Channel:
         self._pending = [False, False]  # a drive wants to interrupt
         self._selected = 0
         self._control = 0
+        self.command_ports: PortRegion = CommandPorts(self)
+        """Its Command Block; and its Control Block, where a PC has it."""
+        self.control_ports: PortRegion = ControlPorts(self)
 
     def attach(self, unit: int, drive: Device) -> None:
         """Put `drive` on the cable as device `unit`. Raises `ValueError` if one is there."""
@@ -72,6 +75,11 @@ class Channel:
     def selected(self) -> Device | None:
         """The drive that executes commands, if there is one."""
         return self.drives[self._selected]
+
+    @property
+    def in_reset(self) -> bool:
+        """Whether SRST is up."""
+        return bool(self._control & SRST)
 
     def _shown(self) -> Device | None:
         """The drive whose registers are read: device 0 answers for a missing device 1, unless it is

@@ -45,8 +45,8 @@ class LegacyPorts:
         """Put `channel` there; returns what takes it away."""
         unmaps = (
             ports.map(self.int13, channel.int13),
-            ports.map(self.command, CommandPorts(channel)),
-            ports.map(self.control, ControlPorts(channel)),
+            ports.map(self.command, channel.command_ports),
+            ports.map(self.control, channel.control_ports),
         )
 
         def unmap() -> None:
@@ -86,7 +86,7 @@ class PiixIde(PciFunction):
         if switchable:
             identity = replace(identity, class_code=identity.class_code | SWITCHABLE)
             for number, channel in enumerate(self.channels):
-                bars[2 * number] = Bar(BarKind.IO, 8, CommandPorts(channel))
+                bars[2 * number] = Bar(BarKind.IO, 8, channel.command_ports)
                 bars[2 * number + 1] = Bar(BarKind.IO, 4, ControlPorts(channel, size=4, at=2))
         super().__init__(replace(identity, interrupt_pin=1 if switchable else 0), bars)
         for register in (PiixConfig.IDETIM0, PiixConfig.IDETIM1):

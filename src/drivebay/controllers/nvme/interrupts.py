@@ -53,6 +53,11 @@ class Interrupts:
         self._held: dict[int, int] = {}
         self._timers: dict[int, Timer] = {}
 
+    @property
+    def by_message(self) -> bool:
+        """Whether the guest wants messages, and not the pin."""
+        return self._messages.enabled
+
     def completed(self, queue: CompletionQueue, count: int) -> None:
         """`count` entries were posted to `queue`."""
         if not queue.interrupts:

@@ -135,11 +135,20 @@ class RegisterTransport:
         shift = 32 * self._driver_features_sel
         self._features = self._features & ~(0xFFFFFFFF << shift) | value << shift
 
+    def not_offered(self, value: int) -> int:
+        """Of 32 feature bits that the driver would choose, those that the device does not have."""
+        return value & ~(self._device.features >> 32 * min(self._driver_features_sel, 2))
+
     def select_chosen(self, value: int) -> None:
         """Which 32."""
         self._driver_features_sel = value
 
     # -- queues ----------------------------------------------------------------------------------
+
+    @property
+    def queue_count(self) -> int:
+        """How many the device has."""
+        return len(self._setups)
 
     def _setup(self) -> Setup | None:
         """The selected queue, while the driver may still change it."""
