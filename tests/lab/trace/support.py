@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from drivebay.ata.disk import AtaDisk
+from drivebay.ata.packet import PacketDevice
 from drivebay.controllers.floppy import FloppyDrive
 from drivebay.controllers.virtio.registers import BlockType
 from drivebay.disk.backends.ram import RamDisk
@@ -19,6 +20,7 @@ from drivebay.lab.trace.recorder import Recorder
 from drivebay.lab.trace.records import Record, Source, read_records
 from drivebay.lab.trace.story import Audience, tell
 from drivebay.platform.engine import Engine
+from drivebay.scsi.dvd import Dvd
 from tests.ahci.support import Bench as AhciBench
 from tests.floppy.support import Bench as FloppyBench
 from tests.nvme.support import Bench as NvmeBench
@@ -134,3 +136,16 @@ def floppy(engine: Engine, recording: Recording) -> None:
     bench.result()
     bench.send(0x08)
     bench.result()
+
+
+def dvd(engine: Engine, recording: Recording) -> None:
+    """A packet device: TEST UNIT READY and what it has to say first, a READ, one too far."""
+    drive = PacketDevice(Dvd(RamDisk(MIB, sector_size=2048)), engine)
+    bench = AhciBench(engine, {1: drive})
+    bench.enable()
+    tap_into(drive, recording.recorder.tap(Source("ahci", "ata", "1")))
+    cd = bench.driver().cd(1)
+    cd.settle()
+    cd.read(3, 2)
+    with pytest.raises(AhciError):
+        cd.read(1 << 20, 1)

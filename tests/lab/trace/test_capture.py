@@ -96,6 +96,19 @@ def test_ata_as_scsi(engine: Engine, tmp_path: Path) -> None:
 
 
 @needs_tshark
+def test_packets_are_scsi(engine: Engine, tmp_path: Path) -> None:
+    """They are known when they end, and come before that."""
+    recording = Recording()
+    support.dvd(engine, recording)
+    lines = dissected(recording, tmp_path / "dvd.pcapng")
+    said(lines, "Test Unit Ready LUN: 0x00", "Response LUN: 0x00 (Test Unit Ready) (Good)")
+    said(lines, "Read(10) LUN: 0x00 (LBA: 0x00000003, Len: 2)", "(Read(10)) (Good)")
+    said(lines, "Read(10) LUN: 0x00 (LBA: 0x00100000, Len: 1)", "Check Condition")
+    comments = tshark(tmp_path / "dvd.pcapng", "-T", "fields", "-e", "frame.comment")
+    said(comments, "ahci/1 READ_10 port 0 lba 3+2: OK")
+
+
+@needs_tshark
 def test_virtio_as_scsi(bench: MakeBench, tmp_path: Path) -> None:
     recording = Recording()
     support.virtio(bench, recording)

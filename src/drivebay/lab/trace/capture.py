@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO, Final
 
+from drivebay.ata.registers import Opcode
 from drivebay.lab.trace import iscsi, nvme_tcp
 from drivebay.lab.trace.lines import latency
 from drivebay.lab.trace.pcapng import PcapngWriter
@@ -118,16 +119,20 @@ class Capture(Audience):
     # -- commands --------------------------------------------------------------------------------
 
     def began(self, command: Command) -> None:
-        """A command was taken from the guest."""
-        time = command.began + self._offset
+        """A command was taken from the guest. Of a packet it is not known yet what is in it."""
         if command.source.dialect == "nvme":
+            time = command.began + self._offset
             self._queue(command, time).command(time, command.native)
-        elif command.source.dialect in SCSI:
-            asked = scsi_command(command.source.dialect, command.queue, command.native)
-            length = asked.blocks * self._block(command)
-            self._session(command, time).command(
-                time, _tag(command), _lun(asked.lun), asked.cdb, length, asked.inward
-            )
+        elif command.source.dialect in SCSI and not _is_packet(command):
+            self._scsi_command(command)
+
+    def _scsi_command(self, command: Command) -> None:
+        time = command.began + self._offset
+        asked = scsi_command(command.source.dialect, command.queue, command.native)
+        length = asked.blocks * self._block(command)
+        self._session(command, time).command(
+            time, _tag(command), _lun(asked.lun), asked.cdb, length, asked.inward
+        )
 
     def ended(self, command: Command) -> None:
         """It has ended."""
@@ -143,13 +148,15 @@ class Capture(Audience):
             dw0, status = command.outcome
             queue.completion(time, command.queue, command.tag, dw0, status, comment)
         elif command.source.dialect in SCSI:
+            if _is_packet(command):
+                self._scsi_command(command)
             session, tag = self._session(command, time), _tag(command)
             asked = scsi_command(command.source.dialect, command.queue, command.native)
             if asked.inward is True and (data := self._data(command, READ)):
                 session.data_in(time, tag, _lun(asked.lun), data)
             elif asked.inward is False and (data := self._data(command, WRITE)):
                 session.data_out(time, tag, _lun(asked.lun), data)
-            status, sense = scsi_outcome(command.source.dialect, command.outcome)
+            status, sense = scsi_outcome(command.source.dialect, command.native, command.outcome)
             session.response(time, tag, status, sense, 0, comment)
 
     # -- data ------------------------------------------------------------------------------------
@@ -170,6 +177,10 @@ class Capture(Audience):
             return b""
         block = self._block(command)
         return kept.data_of(command, name, subject.lba * block, subject.count * block)
+
+
+def _is_packet(command: Command) -> bool:
+    return command.source.dialect == "ata" and command.native.command == Opcode.PACKET
 
 
 def _tag(command: Command) -> int:

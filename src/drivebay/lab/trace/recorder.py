@@ -14,6 +14,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from drivebay.ata.registers import Opcode
+from drivebay.ata.taskfile import TaskFile
 from drivebay.lab.trace.records import Kind, Record, Source, encode
 from drivebay.platform.logs import RationedLog
 
@@ -63,6 +65,30 @@ class CommandTap:
             self._drain()
 
 
+class AtaTap(CommandTap):
+    """The same for an ATA device: what is in a packet is known when its command ends."""
+
+    __slots__ = ("_packets",)
+
+    def __init__(self, recorder: Recorder, number: int) -> None:
+        super().__init__(recorder, number)
+        self._packets: dict[tuple[int, int], TaskFile] = {}
+
+    def began(self, queue: int, tag: int, command: Any) -> None:
+        """A command was taken from the guest."""
+        if command.command == Opcode.PACKET:
+            self._packets[queue, tag] = command
+        super().began(queue, tag, command)
+
+    def ended(self, queue: int, tag: int, outcome: Any) -> None:
+        """The guest is told how it ended."""
+        if self._packets:
+            sent = self._packets.pop((queue, tag), None)
+            if sent is not None:
+                outcome = (*outcome, sent.packet)
+        super().ended(queue, tag, outcome)
+
+
 class Recorder:
     """Gives taps, and has `sink` take what they see, until `close`."""
 
@@ -94,7 +120,8 @@ class Recorder:
 
     def tap(self, source: Source) -> CommandTap:
         """What records the commands of a source."""
-        return CommandTap(self, self.source(source))
+        kind = AtaTap if source.dialect == "ata" else CommandTap
+        return kind(self, self.source(source))
 
     def record(self, kind: Kind, source: int, *rest: Any) -> None:
         """Something else that has happened now."""

@@ -204,6 +204,8 @@ class _Teller:
         if command is None:  # it began before the trace did
             return
         command.ended = time
+        if command.source.dialect == "ata" and len(plain) > 2:
+            plain, command.native.packet = plain[:2], plain[2]
         command.outcome = native_outcome(command.source.dialect, plain)
         self._audience.ended(command)
 

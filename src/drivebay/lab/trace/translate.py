@@ -23,7 +23,7 @@ from drivebay.scsi import cdb as cdbs
 from drivebay.scsi import sense as senses
 from drivebay.scsi.disk.cdb import Read16, Unmap, WriteSameFlags
 from drivebay.scsi.opcodes import Opcode
-from drivebay.scsi.sense import DescriptorSense, Sense, SenseKey
+from drivebay.scsi.sense import DescriptorSense, FixedSense, Sense, SenseKey
 from drivebay.scsi.status import Status
 from drivebay.scsi.target import Outcome
 
@@ -49,9 +49,9 @@ def scsi_command(dialect: str, queue: int, command: Any) -> Cdb:
     return _COMMANDS[dialect](queue, command)
 
 
-def scsi_outcome(dialect: str, outcome: Any) -> tuple[int, bytes]:
+def scsi_outcome(dialect: str, command: Any, outcome: Any) -> tuple[int, bytes]:
     """Status and sense."""
-    return _OUTCOMES[dialect](outcome)
+    return _OUTCOMES[dialect](command, outcome)
 
 
 def _blocks(described: Any) -> tuple[int, bool | None]:
@@ -72,7 +72,7 @@ def _scsi(lun: int, cdb: bytes) -> Cdb:
     return Cdb(lun, cdb, *_blocks(scsi.describe(lun, cdb)))
 
 
-def _scsi_outcome(outcome: Outcome) -> tuple[int, bytes]:
+def _scsi_outcome(_cdb: bytes, outcome: Outcome) -> tuple[int, bytes]:
     return outcome.status, outcome.sense
 
 
@@ -88,6 +88,8 @@ LIKE_ATA: Final = {
 
 def _ata(queue: int, taskfile: TaskFile) -> Cdb:
     described = ata.describe(queue, taskfile)
+    if taskfile.packet:
+        return Cdb(0, taskfile.packet, *_blocks(described))
     if taskfile.command in ata.FLUSHES:
         return Cdb(0, _ranged(Opcode.SYNCHRONIZE_CACHE_16, 0, 0))
     for opcodes, likeness in LIKE_ATA.items():
@@ -117,10 +119,12 @@ def _ata(queue: int, taskfile: TaskFile) -> Cdb:
         )
 
 
-def _ata_outcome(outcome: tuple[int, int]) -> tuple[int, bytes]:
+def _ata_outcome(taskfile: TaskFile, outcome: tuple[int, int]) -> tuple[int, bytes]:
     status, error = outcome
     if not status & FAILED:
         return Status.GOOD, b""
+    if taskfile.packet:  # whose sense key is in the Error register (ATA/ATAPI-6 section 8.23.6)
+        return Status.CHECK_CONDITION, FixedSense(sense_key=error >> 4).pack()
     unreadable = error & Error.UNC
     sense = DescriptorSense(
         sense_key=SenseKey.MEDIUM_ERROR if unreadable else SenseKey.ABORTED_COMMAND,
@@ -161,7 +165,7 @@ VIRTIO_SENSES: Final[dict[int, Sense]] = {
 }
 
 
-def _virtio_outcome(status: int) -> tuple[int, bytes]:
+def _virtio_outcome(_request: virtio.Request, status: int) -> tuple[int, bytes]:
     if status == BlockStatus.OK:
         return Status.GOOD, b""
     sense = VIRTIO_SENSES.get(status, senses.INTERNAL_TARGET_FAILURE)
@@ -173,7 +177,7 @@ _COMMANDS: Final[dict[str, Callable[[int, Any], Cdb]]] = {
     "ata": _ata,
     "virtio": _virtio,
 }
-_OUTCOMES: Final[dict[str, Callable[[Any], tuple[int, bytes]]]] = {
+_OUTCOMES: Final[dict[str, Callable[[Any, Any], tuple[int, bytes]]]] = {
     "scsi": _scsi_outcome,
     "ata": _ata_outcome,
     "virtio": _virtio_outcome,
