@@ -14,7 +14,7 @@ from drivebay.hosts.kvm.vm import Kvm
 from drivebay.platform.engine import Engine
 from tests.emulator.conftest import Machine, commands, seabios
 from tests.fixtures import engine_without_threads as engine
-from tests.kvm.tiny_linux import Start, TinyLinux
+from tests.kvm.tiny_linux import RAM_SIZE, Start, TinyLinux
 
 __all__ = ["commands", "engine", "kvm", "machine", "seabios"]
 
@@ -51,9 +51,10 @@ def start(kvm: None, kernel: Path) -> Iterator[Start]:
     """Makes machines with it."""
     machines: list[TinyLinux] = []
 
-    def make(*, cpus: int = 1, hyperv: bool = False) -> TinyLinux:
-        machines.append(TinyLinux(Engine(), kernel, cpus=cpus, hyperv=hyperv))
-        return machines[-1]
+    def make(*, cpus: int = 1, hyperv: bool = False, ram_size: int = RAM_SIZE) -> TinyLinux:
+        machine = TinyLinux(Engine(), kernel, cpus=cpus, hyperv=hyperv, ram_size=ram_size)
+        machines.append(machine)
+        return machine
 
     yield make
     for machine in machines:

@@ -34,22 +34,31 @@ MOUNTED: Final = "Kernel panic - not syncing: No working init"
 class Start(Protocol):
     """The fixture `start`: a machine, which ends with the test."""
 
-    def __call__(self, *, cpus: int = 1, hyperv: bool = False) -> TinyLinux: ...
+    def __call__(
+        self, *, cpus: int = 1, hyperv: bool = False, ram_size: int = RAM_SIZE
+    ) -> TinyLinux: ...
 
 
 class TinyLinux:
     """The machine, before it is started: devices are put on `pc`, and on `hyperv`'s bus."""
 
     def __init__(
-        self, engine: Engine, kernel: Path, *, cpus: int = 1, hyperv: bool = False
+        self,
+        engine: Engine,
+        kernel: Path,
+        *,
+        cpus: int = 1,
+        hyperv: bool = False,
+        ram_size: int = RAM_SIZE,
     ) -> None:
         self.serial = bytearray()
         self.engine, self.cpus = engine, cpus
-        self.pc = Pc(engine, RAM_SIZE, serial=self.serial.extend, wall_clock=True)
+        self.pc = Pc(engine, ram_size, serial=self.serial.extend, wall_clock=True)
         self.host = KvmHost(self.pc, cpus)
         self.hyperv: Hyperv | None = put_hyperv(self.host) if hyperv else None
         self.virtio: list[VirtioMmio] = []
         """What `put_virtio` has put there."""
+        self.initrd = b""
         self._kernel = kernel
 
     def attach_scsi(self, disk: Disk, sub_channels: int = 0) -> StorVsp:
@@ -66,7 +75,7 @@ class TinyLinux:
     def boot(self, append: str, until: str) -> str:
         """Run until the console says what the pattern `until` matches; all that it has said."""
         words = f"console=ttyS0 panic=-1 reboot=t {INTERPRETED} {append}"
-        linux = Linux(self._kernel.read_bytes(), command_line=words)
+        linux = Linux(self._kernel.read_bytes(), self.initrd, words)
 
         def start(vcpu: Vcpu) -> None:
             vmbus = self.hyperv is not None
