@@ -165,7 +165,8 @@ def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> 
                 and namespace.busy in (None, Status.SANITIZE_FAILED)
             )
 
-        return Slot(disk, wanted.attachment.disk.text, pull=pull)
+        block = 1 << namespace.lba_shift
+        return Slot(disk, wanted.attachment.disk.text, pull=pull, block=block)
 
     places = Places(open_namespace, put, lambda wanted: str(wanted.place), hot=True)
     places.devices.append(nvme)

@@ -138,7 +138,10 @@ class TraceDesk:
             sink = open_sink(wish.path)
         except TraceError as error:
             raise CliError(f"--trace {error}", error.hint) from None
+        self._adopt()
         self._wish, self._recorder = wish, Recorder(sink)
+        for name, place in self._disks:
+            self._record_disk(self._recorder, wish, name, place)
         for controller in self._bay.controllers.values():
             if wish.registers or wish.interrupts:
                 source = Source(controller.id, controller.kind)
@@ -146,7 +149,7 @@ class TraceDesk:
                     self._recorder, source, registers=wish.registers, interrupts=wish.interrupts
                 )
                 self._served[controller.id].server.watch(tap)
-        self.refresh()
+        self._tap(self._recorder)
 
     def stop(self) -> Any:
         """Record no more. Raises `Refused`."""
@@ -181,32 +184,38 @@ class TraceDesk:
     def refresh(self) -> None:
         """Disks may have come or gone."""
         new = self._adopt()
-        if self._recorder is None or self._wish is None:
-            return
-        for name, place in new if self._taps else self._disks:
-            self._record_disk(self._recorder, self._wish, name, place)
-        self._tap(self._recorder)
+        if self._recorder is not None and self._wish is not None:
+            for name, place in new:
+                self._record_disk(self._recorder, self._wish, name, place)
+            self._tap(self._recorder)
 
     def _adopt(self) -> list[tuple[str, str]]:
-        """Find the disks that can be recorded. To all others they are not there."""
+        """Find the disks that can be recorded: those that are new. To all others they are not
+        there.
+        """
         from drivebay.lab.trace import TracedDisk
 
-        new = []
+        new, known = [], self._disks
+        self._disks = {}
         for controller in self._bay.controllers.values():
             for place, slot in controller.slots.items():
+                key = controller.id, place
                 if isinstance(slot.inside, TracedDisk):
-                    self._disks[controller.id, place] = slot.inside
+                    self._disks[key] = slot.inside
                     slot.inside = slot.inside.below
-                    new.append((controller.id, place))
+                    new.append(key)
+                elif key in known and known[key].below is slot.inside:
+                    self._disks[key] = known[key]
         return new
 
     def _record_disk(self, recorder: Recorder, wish: TraceWish, name: str, place: str) -> None:
         """Say how long its blocks are, and record what is asked of it if that is wished."""
         from drivebay.lab.trace import Source
+        from drivebay.scsi.dvd.medium import BLOCK
 
-        disk, kind = self._disks[name, place], self._bay.controllers[name].kind
+        disk, slot = self._disks[name, place], self._bay.controllers[name].slots[place]
         size = disk.sector_size
-        block = 512 if kind.startswith("virtio-blk") else size
+        block = BLOCK if slot.dvd is not None else slot.block or size
         source = Source(name, part=place, block=block, sector_size=size)
         number = recorder.source(source)
         if wish.disk:

@@ -95,6 +95,7 @@ def open_device(
 ) -> tuple[BlockDevice, Places[DiskConfig]]:
     """The device around its open disk. Raises `CliError` and `DiskOpenError`."""
     from drivebay.controllers.virtio.block import BlockDevice
+    from drivebay.controllers.virtio.registers import SECTOR_SIZE
     from drivebay.hosts.control.slot import Slot
 
     found: list[BlockDevice] = []
@@ -102,7 +103,7 @@ def open_device(
     def put(wanted: DiskConfig, disk: Disk | None) -> Slot:
         assert disk is not None
         found.append(BlockDevice(disk, engine, serial=wanted.serial, **asdict(controller.settings)))
-        return Slot(disk, wanted.attachment.disk.text)
+        return Slot(disk, wanted.attachment.disk.text, block=SECTOR_SIZE)
 
     places = Places(lambda disk: disk.attachment.disk.open(disk.read_only), put, lambda _: "")
     places.fill(controller.disks)

@@ -15,6 +15,7 @@ from drivebay.cli.errors import CliError
 from drivebay.cli.main import main
 from drivebay.cli.trace import TraceWish, parse_trace, trace_wish
 from drivebay.hosts.control.client import Control, ControlError
+from drivebay.lab.trace.records import Kind, read_records
 from drivebay.testing.vhost_user import FrontEnd
 
 DATA = bytes(range(256)) * 2
@@ -87,6 +88,21 @@ def test_while_it_runs(tmp_path: Path) -> None:
     assert commands(tmp_path / "b.jsonl") == [("OUT", 8, "OK")]
     disk = [line for line in lines(tmp_path / "b.jsonl") if line["event"] == "disk"]
     assert [(line["operation"], line["sector"]) for line in disk] == [("write", 8)]
+
+
+def test_disks_that_come_and_go(tmp_path: Path) -> None:
+    """A disk that is added is traced, and blocks are as long as its namespace has them."""
+    path, control = tmp_path / "a.dbtrace", tmp_path / "c.sock"
+    serve = ["--nvme", "mem:1M,block=4096", "--trace", f"{path},disk", "--control", str(control)]
+    with Backend(serve), Control(str(control)) as client:
+        client.add("nvme", "mem:1M,nsid=2")
+        client.remove("nvme/1")
+        assert client.tree().controllers[0].disks[0].name == "nvme/2"
+        client.stop_trace()
+    sources = [record[3] for record in read_records(path.open("rb")) if record[0] == Kind.SOURCE]
+    assert [(each["part"], each["block"]) for each in sources if each["part"]] == [
+        *(("1", 4096), ("2", 512)),
+    ]
 
 
 def test_lines_on_standard_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

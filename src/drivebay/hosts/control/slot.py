@@ -29,6 +29,8 @@ class Slot:
     more; None where that cannot be done."""
     part: Observed | None = None
     """What takes its commands, if no other place has the same."""
+    block: int | None = None
+    """Bytes of what its commands count, where those are not the disk's sectors."""
     health: Health | None = None
     """How it says that it is, if no other place has the same."""
     pushed: list[str] = field(default_factory=list)
