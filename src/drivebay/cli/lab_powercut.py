@@ -33,6 +33,7 @@ __all__ = ["command"]
 LOG: Final = "writes.log"
 IMAGES: Final = 1000
 BOOTS: Final = 20
+TEAR: Final = 512
 SHOWN: Final = 10
 """Writes, and lines of what a check said, that are shown."""
 
@@ -56,7 +57,7 @@ SHOWN: Final = 10
 @click.option(
     "--tear",
     type=click.IntRange(0),
-    default=512,
+    default=TEAR,
     show_default=True,
     help="Bytes that are written as a whole or not at all; 0: every write is.",
 )
@@ -161,7 +162,9 @@ def command(
     if as_json:
         print_json(outcome)
     else:
-        _show(outcome, spec, log or new_log or os.path.join(outcome.get("kept", ""), LOG))
+        where = log or new_log or os.path.join(outcome.get("kept", ""), LOG)
+        again = ["drivebay", "lab", "powercut", where, "--disk", spec]
+        _show(outcome, again + ([] if tear == TEAR else ["--tear", str(tear)]))
     return 1 if report.findings else 0
 
 
@@ -320,18 +323,24 @@ def _keep(
         raise CliError(f"{folder}: {error.strerror}", "--keep DIR says where else") from error
 
 
-def _show(outcome: dict[str, Any], spec: str, log: str) -> None:
+def _some(count: int, what: str) -> str:
+    ending = "es" if what.endswith("sh") else "s"
+    return f"{count} {what if count == 1 else what + ending}"
+
+
+def _show(outcome: dict[str, Any], again: Sequence[str]) -> None:
     failed, smallest = len(outcome["failed"]), outcome["smallest"]
     which = "all there are" if outcome["complete"] else f"seed {outcome['seed']}"
     click.echo(
-        f"{outcome['images']} images of {outcome['moments']} moments ({which}), {failed} failed, "
-        f"{outcome['seconds']} s"
+        f"{_some(outcome['images'], 'image')} of {_some(outcome['moments'], 'moment')} ({which}), "
+        f"{failed} failed, {outcome['seconds']} s"
     )
     if smallest is None:
         return
     click.echo(
         f"smallest: {smallest['image']}\n"
-        f"  the power fails after {smallest['flushes']} flushes and {smallest['writes']} writes;"
+        f"  the power fails after {_some(smallest['flushes'], 'flush')} and"
+        f" {_some(smallest['writes'], 'write')};"
         f" of {smallest['unstable']} that no flush has made stable, {len(smallest['left'])} left:"
     )
     for each in smallest["left"][:SHOWN]:
@@ -345,5 +354,5 @@ def _show(outcome: dict[str, Any], spec: str, log: str) -> None:
     for line in smallest["said"].splitlines()[-SHOWN:]:
         click.echo(f"  | {line}")
     if "kept" in outcome:
-        again = ["drivebay", "lab", "powercut", log, "--disk", spec, "--image", smallest["image"]]
-        click.echo(f"kept in {outcome['kept']}; again: {shlex.join(again)} --check ...")
+        line = shlex.join([*again, "--image", smallest["image"]])
+        click.echo(f"kept in {outcome['kept']}; again: {line} --check ...")

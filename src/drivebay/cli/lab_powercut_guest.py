@@ -52,13 +52,7 @@ def record(
             def said(output: bytes) -> None:
                 on_output(output)
                 for start in range(0, len(output), disk.most_marked):
-                    mark(output[start : start + disk.most_marked])
-
-            def mark(text: bytes) -> None:
-                def log() -> None:
-                    serving.engine.start(disk.mark(text), lambda value, error: None)
-
-                serving.engine.later(log)
+                    serving.start(disk.mark(output[start : start + disk.most_marked]))
 
             try:
                 guest.start()

@@ -6,9 +6,9 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from drivebay.hosts.listening import listen
 from drivebay.platform.engine import Engine
@@ -32,6 +32,8 @@ class Serving:
 
     def __init__(self, make: Callable[[Engine, socket.socket], _Server]) -> None:
         self._make = make
+        self._running = 0
+        self._failure: BaseException | None = None
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="drivebay-")
@@ -52,6 +54,21 @@ class Serving:
         self._thread.join()
         self.engine.turn(0)  # what was asked for last
         self._server.close()
-        self.engine.run_until(lambda: not self._server.connected, LAST_SECONDS)
+        self.engine.run_until(lambda: not (self._running or self._server.connected), LAST_SECONDS)
         self.engine.close()
         self._folder.cleanup()
+        if self._failure is not None and error is None:
+            raise self._failure
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run it on the engine's thread. Who leaves waits for it, and is told what it raised."""
+
+        def begin() -> None:
+            self._running += 1
+            self.engine.start(coroutine, self._ended)
+
+        self.engine.later(begin)
+
+    def _ended(self, _value: None, error: BaseException | None) -> None:
+        self._running -= 1
+        self._failure = self._failure or error
