@@ -163,3 +163,22 @@ def test_a_full_event_queue_is_served_to_its_end(bench: ScsiBench) -> None:
         added(bench, number)
         assert [event.lun[3] for event in driver.events()] == [number]
         driver.leave_room(1)
+
+
+@pytest.mark.parametrize("how", ["held", "asleep"])
+def test_a_buffer_is_no_request(bench: ScsiBench, features: int, how: str) -> None:
+    """What takes up work again, after a hold or a new layout of memory, leaves buffers that no
+    event wants.
+    """
+    driver = bench.driver(features=features)
+    driver.leave_room(2)
+    if how == "held":
+        bench.device.hold(True)
+        bench.device.hold(False)
+    else:
+        for runner in bench.device._runners.values():
+            runner._asleep = True
+        bench.device.remap()
+    added(bench, 2)
+    assert [event.lun[3] for event in driver.events()] == [2]
+    assert driver.command(0, bytes(6)).status == 2  # it tells of the other unit

@@ -99,9 +99,9 @@ class RingDevice:
     def hold(self, held: bool) -> None:
         """While it is held no request is taken, from whatever queue."""
         self._held = held
-        for runner in self._runners.values():
+        for index, runner in tuple(self._runners.items()):
             runner.held = held
-            runner.drain()
+            self.kick(index)
 
     def kick(self, index: int) -> None:
         """The driver says that there is work in a queue."""
@@ -139,8 +139,9 @@ class RingDevice:
 
     def remap(self) -> None:
         """Guest memory was laid out anew under the queues."""
-        for runner in self._runners.values():
-            runner.remap()
+        for index, runner in tuple(self._runners.items()):
+            if runner.remap():
+                self.kick(index)
 
     def _broken(self, index: int, error: RingError) -> None:
         self._guest_log.warning("%s queue %d is broken: %s", self.name, index, error)

@@ -207,9 +207,10 @@ class Runner:
 
     # -- stopping --------------------------------------------------------------------------------
 
-    def remap(self) -> None:
+    def remap(self) -> bool:
         """Guest memory was laid out anew. A ring that is nowhere in it sleeps until it is again: a
-        front end changes a region by taking it away and adding it.
+        front end changes a region by taking it away and adding it. Whether it has slept until now:
+        kicks were not heeded.
         """
         try:
             self.queue.remap()
@@ -217,14 +218,15 @@ class Runner:
             log.debug("virtio: a queue sleeps: %s", error)
             self._asleep = True
             self.queue.let_go()
-            return
-        if self._asleep:
-            self._asleep = False
-            late, self._late = self._late, []
-            if late:
-                self.queue.push_all(late)
-            self.queue.publish()
-            self.drain()  # kicks were not heeded
+            return False
+        if not self._asleep:
+            return False
+        self._asleep = False
+        late, self._late = self._late, []
+        if late:
+            self.queue.push_all(late)
+        self.queue.publish()
+        return True
 
     def stop(self, stopped: Stopped, *, cancel: bool) -> None:
         """Serve no more; call `stopped` when nothing is in flight."""
