@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import termios
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,6 +71,37 @@ def test_a_kernel_is_told_what_it_needs(
     outcome = json.loads(capfd.readouterr().out)
     assert (outcome["end"], outcome["status"]) == ("exited", 3)
     assert outcome["serial"] == "hello=1!RS"
+
+
+# It says what it hears, and ends with a 'q'.
+ECHO = "BA FD030000 EC A801 74F6 BA F8030000 EC EE 3C71 75EB B005 E6F4 F4"
+
+
+@pytest.mark.usefixtures("kvm")
+@pytest.mark.parametrize(
+    ("typed", "status", "said"),
+    [(b"a \x01\x01 b q", 5, "a \x01 b q"), (b"\x01x", 0, "")],
+    ids=["to the end", "left by Ctrl-A X"],
+)
+def test_the_serial_port_is_this_terminal(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    typed: bytes,
+    status: int,
+    said: str,
+) -> None:
+    path = tmp_path / "vmlinux"
+    path.write_bytes(kernel(ECHO))
+    master, slave = os.openpty()
+    with os.fdopen(slave) as terminal:
+        monkeypatch.setattr("sys.stdin", terminal)
+        before = termios.tcgetattr(slave)
+        os.write(master, typed)
+        assert boot("--kernel", str(path)) == status
+        assert termios.tcgetattr(slave) == before
+    os.close(master)
+    assert capfd.readouterr().out == said
 
 
 @pytest.mark.usefixtures("kvm", "seabios")

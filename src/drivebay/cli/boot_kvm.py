@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from drivebay.cli import scsi, virtio_blk
+from drivebay.cli.console import console
 from drivebay.cli.errors import CliError
 from drivebay.cli.kind import ControllerConfig
 
@@ -127,7 +128,8 @@ class KvmPc:
 
             host.start = start
         try:
-            return host.run(timeout, until)
+            with console(pc.engine, pc.serial.receive) as left:
+                return host.run(timeout, lambda: until() or left())
         except CpuError as error:
             raise CliError(str(error), "--host qemu has a CPU that can do more") from error
         finally:
