@@ -22,6 +22,8 @@ from drivebay.scsi.errors import sense_of
 __all__ = ["ATA", "AtaFaults"]
 
 ATA: Final = ata.VOCABULARY
+ICRC: Final = int(Error.ICRC)
+"""What the cable has spoilt is aborted, too."""
 WIDTHS: Final = {"features": 16, "count": 16, "lba": 48, "device": 8, "auxiliary": 32}
 
 
@@ -76,7 +78,8 @@ class AtaFaults(CoreFaults[TaskFile, tuple[int, int]]):
         """Bits of Error by their names; or a sense, which a packet device keeps to be asked for."""
         sense = scsi.SENSES.get(action.status)
         if sense is None:
-            return Aborted(getattr(Error, action.status) | ABRT, "fault rule")
+            bits = int(getattr(Error, action.status))
+            return Aborted(bits | ABRT if bits == ICRC else bits, "fault rule")
         drive = self.drives.get(subject.queue)
         return drive.checked(sense) if isinstance(drive, PacketDevice) else Aborted(ABRT)
 

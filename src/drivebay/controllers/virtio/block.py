@@ -32,7 +32,7 @@ from drivebay.controllers.virtio.requests import (
 )
 from drivebay.controllers.virtio.ring import Rows
 from drivebay.controllers.virtio.runner import Runner
-from drivebay.disk.contract import Buffers, Disk, Operation, Unmap, byte_length
+from drivebay.disk.contract import Buffers, Disk, Operation, Unmap
 from drivebay.disk.errors import DiskError
 from drivebay.platform.engine import Engine
 from drivebay.platform.observer import Dropped, Escort, InFlight, Observer, Tap
@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 IN: Final = int(BlockType.IN)
 OUT: Final = int(BlockType.OUT)
 OK: Final = int(BlockStatus.OK)
+Act = Callable[[Buffers], Operation]
 Asked = tuple[int, int, int]
 """A request as it is shown: type, sector, and bytes of data."""
 MAX_SEGMENTS: Final = 256
@@ -200,14 +201,42 @@ class BlockDevice(RingDevice):
         """
         memory = runner.queue.memory
         frame = plain_frame(rows, memory.window) or any_frame(rows, memory)
-        kind, sector, _, length, written, ram, status_at = frame
+        kind, sector, data, length, written, ram, status_at = frame
         if self.tap is not None:
             self.tap.began(runner.index, head, (kind, sector, length))
         escort = None
         if self.observer is not None:
             escort = self.observer.command(runner.index, head, (kind, sector, length))
+            if escort is not None:
+                kind, sector, _ = escort.command
+                frame = kind, sector, data, length, written, ram, status_at
         try:
-            operation = self._act(frame) if escort is None else self._escorted(escort, frame)
+            if kind == IN:
+                if length & self._inside_sector or sector & self._inside_ratio or written <= length:
+                    raise self._misfit(frame)
+                self.statistics.reads += 1
+                self.statistics.read_bytes += length
+                if escort is None:
+                    operation = self._read(sector >> self._shift, data)
+                else:
+                    act: Act = partial(self._read, sector >> self._shift)
+                    operation = self._escorted(escort, data, act)
+            elif kind == OUT:
+                if length & self._inside_sector or sector & self._inside_ratio or written > 1:
+                    raise self._misfit(frame)
+                self.statistics.writes += 1
+                self.statistics.write_bytes += length
+                if escort is None:
+                    operation = self._write(sector >> self._shift, data, self._fua)
+                else:
+                    act = partial(self._write, sector >> self._shift, fua=self._fua)
+                    operation = self._escorted(escort, data, act)
+            else:
+                serve = self._serving.get(kind, self._unsupported)
+                if escort is None:
+                    operation = serve(frame)
+                else:
+                    operation = self._escorted(escort, data, partial(_served, serve, frame))
             # Not send(None): a StopIteration for each request would cost as much as its parsing.
             suspension = None if operation is DONE else next(operation.__await__(), None)
             status = OK
@@ -229,35 +258,13 @@ class BlockDevice(RingDevice):
             self.tap.ended(runner.index, head, status)
         return written
 
-    def _act(self, frame: Frame) -> Operation:
-        """What a request asks for. Raises `Refused`."""
-        kind, sector, data, length, written, _, _ = frame
-        if kind == IN:
-            if length & self._inside_sector or sector & self._inside_ratio or written <= length:
-                raise self._misfit(frame)
-            self.statistics.reads += 1
-            self.statistics.read_bytes += length
-            return self._read(sector >> self._shift, data)
-        if kind == OUT:
-            if length & self._inside_sector or sector & self._inside_ratio or written > 1:
-                raise self._misfit(frame)
-            self.statistics.writes += 1
-            self.statistics.write_bytes += length
-            return self._write(sector >> self._shift, data, self._fua)
-        return self._serving.get(kind, self._unsupported)(frame)
-
-    async def _escorted(self, escort: Escort[Asked, int], frame: Frame) -> None:
-        """The same, with somebody meddling, who ends it otherwise by raising `Refused`."""
-        _, _, data, length, written, ram, status_at = frame
+    async def _escorted(self, escort: Escort[Asked, int], data: Buffers, act: Act) -> None:
+        """What a request does with its data, with somebody meddling, who ends it otherwise by
+        raising `Refused`.
+        """
         try:
             if await escort.before():
-                kind, sector, _ = escort.command
-
-                def act(buffers: Buffers) -> Operation:
-                    size = byte_length(buffers)
-                    return self._act((kind, sector, list(buffers), size, written, ram, status_at))
-
-                await escort.move(0, data, act) if length else await act(data)
+                await escort.move(0, data, act)
         except (Cancelled, Dropped):
             raise
         except Exception as error:
@@ -381,3 +388,8 @@ class BlockDevice(RingDevice):
         if kind == TWO_WAYS:
             raise Refused(BlockStatus.IOERR, "data to read and data to write")
         raise Refused(BlockStatus.UNSUPP, "not supported")
+
+
+def _served(serve: Callable[[Frame], Operation], frame: Frame, _buffers: Buffers) -> Operation:
+    """What finds its data in the frame. No closure: those cost every request."""
+    return serve(frame)
