@@ -145,6 +145,10 @@ class Control:
         """Look at the size of a disk's medium again."""
         self._call(None, "disk.refresh", disk=disk)
 
+    def mark(self, disk: str, text: str) -> None:
+        """Put a mark into the log of a ``record:``."""
+        self._call(None, "disk.mark", disk=disk, text=text)
+
     def set(
         self,
         disk: str,

@@ -13,6 +13,7 @@ from drivebay import __version__
 from drivebay.disk.contract import Disk
 from drivebay.disk.errors import InvalidInput
 from drivebay.disk.filters.delay import Delay
+from drivebay.disk.filters.record import Record
 from drivebay.disk.filters.throttle import Throttle
 from drivebay.disk.kinds.parts import parse_latency, parse_layer, parse_limits
 from drivebay.disk.layers import operations
@@ -63,6 +64,10 @@ class _Snapshot(_OfDisk):
 class _Resize(_OfDisk):
     size: int
     """Bytes."""
+
+
+class _Mark(_OfDisk):
+    text: str
 
 
 class _Set(_OfDisk):
@@ -148,6 +153,7 @@ def methods(
         "disk.resize": Method(_Resize, does.resize),
         "disk.refresh": Method(_OfDisk, does.refresh),
         "disk.set": Method(_Set, does.set),
+        "disk.mark": Method(_Mark, does.mark),
         "disk.add": Method(_Add, does.add),
         "disk.remove": Method(_OfDisk, does.remove),
         "disk.swap": Method(_Swap, does.swap),
@@ -300,6 +306,10 @@ class _Methods:
             delay.latency = latency
         if throttle is not None:
             throttle.limits = limits
+
+    def mark(self, of: _Mark) -> Making:
+        record = _only(of.disk, self._bay.disk(of.disk), Record, "record:FILE")
+        return record.mark(of.text.encode())
 
     # -- disks that come and go ------------------------------------------------------------------
 
