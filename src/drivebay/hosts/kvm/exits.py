@@ -34,34 +34,30 @@ class Exits:
     """Counts since the machine was made, or since `clear`."""
 
     def __init__(self) -> None:
-        self.counts: dict[Where, int] = {}
-        self.nanoseconds: dict[Where, int] = {}
+        self.total = 0
+        """All of them."""
+        self._places: dict[Where, list[int]] = {}
+        """How many, and their nanoseconds."""
 
     def add(self, where: Where, nanoseconds: int) -> None:
         """One more."""
-        counts = self.counts
-        if where not in counts:
-            if len(counts) >= MOST_PLACES:
-                where = (where[0], ELSEWHERE)
-            counts.setdefault(where, 0)
-            self.nanoseconds.setdefault(where, 0)
-        counts[where] += 1
-        self.nanoseconds[where] += nanoseconds
+        place = self._places.get(where) or self._new(where)
+        place[0] += 1
+        place[1] += nanoseconds
+        self.total += 1
 
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return sum(self.counts.values())
+    def _new(self, where: Where) -> list[int]:
+        if len(self._places) >= MOST_PLACES:
+            where = (where[0], ELSEWHERE)
+        return self._places.setdefault(where, [0, 0])
 
     def table(self) -> list[ExitCount]:
         """By place, the most frequent first."""
-        times = dict(self.nanoseconds)
-        return sorted(
-            (ExitCount(*where, count, times[where] / 1e9) for where, count in self.counts.items()),
-            key=lambda each: -each.exits,
-        )
+        places = list(self._places.items())
+        found = [ExitCount(*where, count, time / 1e9) for where, (count, time) in places]
+        return sorted(found, key=lambda each: -each.exits)
 
     def clear(self) -> None:
         """Count from here."""
-        self.counts.clear()
-        self.nanoseconds.clear()
+        self.total = 0
+        self._places.clear()

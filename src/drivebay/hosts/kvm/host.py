@@ -244,7 +244,7 @@ class KvmHost:
         vcpu.enter()
         try:
             while not self._stopping:
-                if not self._is_held(vcpu):
+                if not self._held or not self._is_held(vcpu):
                     self._run_once(vcpu)
         except BaseException as failure:
             with self._lock:

@@ -64,6 +64,7 @@ class Vcpu:
         self.page = memoryview(self._shared)
         self.items = {1: self.page, 2: self.page.cast("H"), 4: self.page.cast("I")}
         """What is shared, in items of so many bytes."""
+        self._words = self.items[4]
         self._lock = threading.Lock()
         self._thread: int | None = None
         self._steps = 0
@@ -120,7 +121,7 @@ class Vcpu:
                 return None
             except BlockingIOError:  # it waited to be started, and has been
                 return None
-            reason = self.items[4][EXIT_REASON >> 2]
+            reason = self._words[EXIT_REASON >> 2]
             if reason != Exit.DEBUG:
                 return reason
             self._stepped()
