@@ -24,7 +24,7 @@ FILE: Final = click.Path(dir_okay=False, path_type=Path)
 
 @click.command(name="compare")
 @click.option("--no-vm", is_flag=True, help="Our drivers in this process: no guest, no QEMU.")
-@click.option("--disk", "spec", type=SPEC, help="This disk; unless said, a file made for it.")
+@click.option("--disk", type=SPEC, help="This disk; unless said, a file made for it.")
 @click.option("--only", metavar="NAME,...", default="", help="Only these, as nvme,virtio-blk.")
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Samples of each."
@@ -56,7 +56,7 @@ FILE: Final = click.Path(dir_okay=False, path_type=Path)
 @click.option("--png", type=FILE, help="Write it as a picture, by rsvg-convert or Chromium.")
 def command(
     no_vm: bool,
-    spec: str | None,
+    disk: str | None,
     only: str,
     rounds: int,
     seconds: float,
@@ -80,8 +80,8 @@ def command(
     drivebay lab compare --only nvme,virtio-blk --cache writeback --cache writethrough
     """
     names = _named(only)
-    if caches and spec is not None and not overwrite:
-        raise CliError(f"--cache {caches[0]} writes to {spec}", "--overwrite allows it")
+    if caches and disk is not None and not overwrite:
+        raise CliError(f"--cache {caches[0]} writes to {disk}", "--overwrite allows it")
     for path in filter(None, (html, svg, png)):
         if not os.access(path.absolute().parent, os.W_OK):
             raise CliError(f"{path}: nothing can be written there", "name another folder")
@@ -96,7 +96,7 @@ def command(
             hint = "install librsvg2-bin, or use --svg"
             raise CliError(f"--png {png}: {missing}", hint) from None
     found = _load(load) if load is not None else compare(
-        spec,
+        disk,
         vm=not no_vm,
         only=names,
         rounds=rounds,

@@ -22,6 +22,7 @@ def test_ours_beside_qemus_in_one_boot(tmp_path: Path, capsys: pytest.CaptureFix
     image, page = tmp_path / "disk.img", tmp_path / "compare.html"
     image.write_bytes(os.urandom(4 << 20))
     words = ["--only", "ahci,virtio-blk,nvme", "--disk", f"file:{image}", "--html", str(page)]
+    words += ["--cache", "writethrough", "--overwrite"]
     assert main(["lab", "compare", *words, "--seconds", "0.1", "--rounds", "1", "--json"]) == 0
     found = Comparison.from_json(capsys.readouterr().out.encode())
     makers = {row.by for row in found.rows}
@@ -37,6 +38,7 @@ def test_ours_beside_qemus_in_one_boot(tmp_path: Path, capsys: pytest.CaptureFix
         assert virtio.accesses == 0
         assert virtio.kicks == pytest.approx(1, rel=0.1)
         assert rows["virtio-blk", by, MANY].costs.in_flight > 1
+        assert rows["ahci", by, "randwrite-4k-qd1"].cache == "writethrough"
     nvme = rows["nvme", "drivebay", ONE].costs
     assert nvme.accesses == pytest.approx(2, rel=0.05)  # a doorbell of each queue
     assert nvme.in_flight == 1

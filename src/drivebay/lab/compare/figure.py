@@ -21,6 +21,7 @@ LABELS: Final = 196
 TOP, FOOT = 118, 34
 LINE: Final = 21
 """Pixels of a maker's line; a controller has one for each."""
+TICK_ROOM: Final = 32
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,11 @@ def _panel(
     if not rows:
         return
     scale = LogScale.around(map(panel.measure, rows), across[0] + 4, across[1] - 34)
-    for tick in scale.ticks:
+    apart = scale(scale.ticks[1]) - scale(scale.ticks[0])
+    for number, tick in enumerate(scale.ticks):
         figure.line(scale(tick), down[0], scale(tick), down[1], "grid")
-        figure.text(scale(tick), down[1] + 18, short(tick), "muted", "middle")
+        if number % math.ceil(TICK_ROOM / apart) == 0:
+            figure.text(scale(tick), down[1] + 18, short(tick), "muted", "middle")
     for lane, y in lines.items():
         found = [row for row in rows if (row.contender, row.by) == lane]
         _dots(figure, panel, found, scale, y)

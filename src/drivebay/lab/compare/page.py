@@ -51,16 +51,12 @@ class NoPainter(Exception):
 
 def html_page(comparison: Comparison) -> str:
     """One file without anything beside it, for light and dark."""
-    where = (
-        "in one Linux guest, drivebay's controllers beside QEMU's own"
-        if comparison.where == "guest"
-        else "in this process, each worked by a driver in Python"
-    )
+    where = "in one Linux guest" if comparison.where == "guest" else "by drivers in this process"
     lead = " ".join(summary(comparison))
     method = [METHOD, WHERE[comparison.where], *comparison.notes]
     body = [
         "<h1>Storage controllers compared</h1>",
-        f'<p class="muted">The same jobs on the same disk, {escape(where)}.</p>',
+        f'<p class="muted">The same jobs on the same disk, {where}.</p>',
         f'<p class="lead">{escape(lead)}</p>',
         f"<figure>{overview_figure(comparison)}</figure>",
         *(_exits(comparison) if comparison.where == "guest" else ()),
