@@ -15,6 +15,7 @@ from drivebay.cli.controllers import check_disks, drives_on
 from drivebay.cli.drives import open_drive
 from drivebay.cli.errors import CliError
 from drivebay.cli.floppy import FloppyConfig
+from drivebay.cli.functions import judge
 from drivebay.cli.ide import IdeDrive
 from drivebay.cli.kind import ControllerConfig
 from drivebay.cli.memory import parse_memory
@@ -167,6 +168,9 @@ def _attach(host: Host, pc: Pc, wanted: Wanted, stack: ExitStack) -> None:
         stack.callback(disk.close)
         piix.attach(*drive.place, drive.device(disk, pc.engine))
         host.accelerate(pc, drive, disk)
+    for controller in wanted.controllers:
+        if controller.kind is ide.KIND:
+            judge(piix, controller)
     pc.bus.plug(1, 1, piix)
     for controller in wanted.controllers:
         if controller.kind is ide.KIND or host.attach(pc, controller, stack):
@@ -175,6 +179,7 @@ def _attach(host: Host, pc: Pc, wanted: Wanted, stack: ExitStack) -> None:
         function, places = build(controller, pc.memory, pc.engine)
         for disk in places.disks:
             stack.callback(disk.close)
+        judge(function, controller)
         pc.plug(function)
     for floppy in wanted.floppies:
         image = floppy.open()

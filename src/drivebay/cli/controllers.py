@@ -58,7 +58,7 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of ``serve``, ``boot`` and ``qtest`` that name controllers: all of them go to
     `function` as `words`.
     """
-    names = [*KINDS, "controller", "disk", "fault", "record", "trace"]
+    names = [*KINDS, "controller", "disk", "fault", "record", "trace", "strict"]
 
     @functools.wraps(function)
     def with_words(**given: Any) -> Any:
@@ -80,6 +80,7 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ("disk", "SPEC,on=NAME[,...]", "Attach a disk to the controller of that name."),
         ("fault", "RULE|@FILE", "What is to go wrong, as 'read,nth=3:drop'."),
         ("trace", "FILE[,OPTION]...", TRACE_HELP),
+        ("strict", "NAME|all", "Log what drivers of PCI controllers may not do, and why."),
         ("record", "[NAME=]FILE", "Record a PCI controller for `drivebay lab replay`."),
     ]
     decorated = with_words
@@ -118,6 +119,8 @@ def parse_controllers(words: Words, *, may_be_none: bool = False) -> list[Contro
         give_fault(text, by_name)
     for text in texts.get("record", ()):
         _give_recording(text, found)
+    for text in texts.get("strict", ()):
+        _be_strict(text, found)
     if not found and not may_be_none:
         raise CliError("there is nothing to serve", "--virtio-blk mem:64M serves 64 MiB of memory")
     return found
@@ -133,6 +136,17 @@ def _give_recording(text: str, controllers: Iterable[ControllerConfig]) -> None:
         names = " or ".join(f"{each}={path}" for each in able)
         raise CliError(f"--record {text}: which controller?", names or "IDE, AHCI and NVMe can")
     able[name].record = path
+
+
+def _be_strict(text: str, controllers: Iterable[ControllerConfig]) -> None:
+    """Judge the driver of the controller that is meant, or of all. Raises `CliError`."""
+    able = {each.id: each for each in controllers if each.kind.vfio_user}
+    if text not in able and (text != "all" or not able):
+        known = " or ".join(["all", *able]) if able else "IDE, AHCI, NVMe and virtio by PCI are"
+        raise CliError(f"--strict {text}: no such PCI controller", known)
+    for name, controller in able.items():
+        if text in ("all", name):
+            controller.strict = True
 
 
 def _shown(form: str, text: str) -> tuple[str, str]:

@@ -36,6 +36,7 @@ __all__ = [
     "ata_hold",
     "ata_places",
     "check_drives",
+    "judge",
     "qemu",
 ]
 
@@ -146,6 +147,7 @@ class FunctionServer:
     ) -> tuple[PciFunction, Places[Any], FaultDesk]:
         """A function with its disks, and what goes wrong on it."""
         function, places = self.build(controller, memory, engine)
+        judge(function, controller)
         parts = partial(self.inside.parts, function, places)
         return function, places, FaultDesk(controller, parts, places, engine)
 
@@ -179,6 +181,14 @@ class FunctionServer:
             health=partial(inside.health, function, places),
             end=(lambda: None) if recorder is None else recorder.close,
         )
+
+
+def judge(function: PciFunction, controller: ControllerConfig) -> None:
+    """Have what the driver of a function may not do be logged, if that is wanted."""
+    if controller.strict:
+        from drivebay.lab.strict import Sins, be_strict
+
+        be_strict(function, Sins(), controller.id)
 
 
 def check_drives(controller: ControllerConfig) -> None:

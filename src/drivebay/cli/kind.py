@@ -123,6 +123,8 @@ class ControllerConfig:
     """As its kind describes them; see `Attached`."""
     faults: list[Rule] = field(default_factory=list)
     """What is to go wrong."""
+    strict: bool = False
+    """What its driver may not do is logged."""
     record: str | None = None
     """The path of a recording to be made of it."""
     words: list[tuple[str, str]] = field(default_factory=list)

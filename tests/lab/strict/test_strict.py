@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -310,3 +311,10 @@ def test_a_driver_that_goes_on_sinning(engine: Engine, caplog: pytest.LogCapture
     assert sins.counts == {"doorbell-read": 2000}
     assert len(sins.seen) == 1000
     assert len(caplog.records) < 50
+
+
+def test_the_page_has_every_rule() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "strict.md").read_text()
+    for judge in JUDGES:
+        for name, rule in judge.RULES.items():
+            assert f"| `{name}` | {rule.what} | {rule.spec} |" in page

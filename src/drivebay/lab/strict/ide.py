@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from drivebay.ata.registers import DeviceControl, Opcode, Status
+from drivebay.ata.registers import Opcode, Status
 from drivebay.controllers.ide.channel import Channel
 from drivebay.controllers.ide.registers import CommandBlock
 from drivebay.lab.strict.judge import Judge, Rule, Sins
@@ -14,6 +14,8 @@ __all__ = ["CommandBlockJudge", "ControlBlockJudge"]
 
 ATA: Final = "ATA/ATAPI-6 section"
 WORKING: Final = int(Status.BSY | Status.DRQ)
+RESERVED: Final = 0x70
+"""Of Device Control. Bit 3 was 1 once, and Linux still writes it so."""
 DATA, COMMAND = CommandBlock.Data.offset, CommandBlock.Command.offset
 
 
@@ -69,7 +71,7 @@ class ControlBlockJudge(Judge):
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "access-width": Rule("Alternate Status and Device Control have 8 bits", f"{ATA} 7.3"),
-        "reserved-bits": Rule("bits 3 to 6 of Device Control are written as 0", f"{ATA} 7.8"),
+        "reserved-bits": Rule("bits 4 to 6 of Device Control are written as 0", f"{ATA} 7.8"),
     }
 
     def __init__(self, channel: Channel, sins: Sins, at: int = 0, name: str = "ide") -> None:
@@ -85,6 +87,5 @@ class ControlBlockJudge(Judge):
         """OUT."""
         if width != 1:
             self.sin("access-width", f"a write of {width} bytes")
-        known = DeviceControl.HOB | DeviceControl.SRST | DeviceControl.nIEN
-        if offset == self._at and value & 0x78 & ~known:
+        if offset == self._at and value & RESERVED:
             self.sin("reserved-bits", f"a write of {value:#04x} to Device Control")
