@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from drivebay.ata.disk import AtaDisk
+from drivebay.controllers.storvsp.protocol import SrbCode
 from drivebay.controllers.virtio.block import BlockDevice
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.drivers.ahci import AhciError
@@ -31,6 +32,7 @@ from tests.ide.support import Bench as IdeBench
 from tests.ide.support import filled
 from tests.nvme.support import Bench as NvmeBench
 from tests.scsi.disk.support import Initiator
+from tests.storvsp.support import Bench as StorVspBench
 from tests.virtio.bench import RAM_SIZE, RAM_START, on_mmio
 
 MIB = 1 << 20
@@ -160,6 +162,43 @@ class ScsiRig(Rig):
         self.initiator.unit._attentions.clear()
 
 
+class StorVspRig(Rig):
+    vocabulary = SCSI
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.bench = StorVspBench({0: self.disk}, engine=engine)
+        self.driver = self.bench.driver()
+        self.torment = ScsiFaults(self.bench.target, engine)  # type: ignore[assignment]
+
+    def _ask(self, opcode: int, lba: int, count: int, *, out: bool) -> None:
+        cdb = bytes([opcode, 0, *lba.to_bytes(4), 0, *count.to_bytes(2), 0])
+        sent = self.driver.start(cdb, count * 512, out=out)
+        channel = self.driver.channel
+        for _ in range(self.patience):
+            channel.take()
+            if sent in channel.ended:
+                break
+            self.engine.turn(0)
+        else:
+            raise Lost
+        ended = self.driver.ended(channel.ended.pop(sent))
+        if ended.code != SrbCode.SUCCESS:
+            raise Failed(ended)
+
+    def read(self, lba: int, count: int) -> bytes:
+        self._ask(0x28, lba, count, out=False)
+        return self.driver.got(count * 512)
+
+    def write(self, lba: int, data: bytes) -> None:
+        self.driver.put(data)
+        self._ask(0x2A, lba, len(data) // 512, out=True)
+
+    def reset(self) -> None:
+        self.driver.channel.reopen()
+        self.driver.negotiate()
+
+
 class IdeRig(Rig):
     vocabulary = ATA
     via = Via.DMA
@@ -287,6 +326,7 @@ class NvmeRig(Rig):
 RIGS: dict[str, type[Rig]] = {
     "virtio-blk": VirtioRig,
     "scsi": ScsiRig,
+    "storvsp": StorVspRig,
     "ide": IdeRig,
     "ide-pio": PioRig,
     "ahci": AhciRig,

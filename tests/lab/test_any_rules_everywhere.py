@@ -23,6 +23,7 @@ ACTIONS = (
 OWN = {
     "virtio-blk": ("status=ioerr", "status=unsupp,late", "rewrite,type=1", "rewrite,sector=-1"),
     "scsi": ("status=busy", "status=write-error,late", "rewrite,cdb0=0x2a", "rewrite,cdb8=0"),
+    "storvsp": ("status=busy", "status=task-aborted", "rewrite,cdb0=0x2a", "rewrite,cdb8=0"),
     "ide": ("status=idnf", "status=abrt,late", "rewrite,count=0", "rewrite,device=0"),
     "ide-pio": ("status=unc", "status=abrt,late", "rewrite,count=3", "rewrite,lba=+99999999"),
     "ahci": ("status=icrc", "status=abrt,late", "rewrite,count=1", "rewrite,features=1"),

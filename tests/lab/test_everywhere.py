@@ -19,6 +19,7 @@ DATA = noise(4096, 7)
 STATUS = {
     "virtio-blk": "ioerr",
     "scsi": "write-error",
+    "storvsp": "write-error",
     "nvme": "write-fault",
 }
 """What a write fails with; elsewhere ABRT."""

@@ -11,7 +11,7 @@ from drivebay.scsi.target import Target
 from tests.ide.support import noise
 from tests.virtio.bench import SPLIT
 
-from .rigs import MIB, RIGS, AhciRig, Failed, Lost, NvmeRig, ScsiRig, VirtioRig
+from .rigs import MIB, RIGS, AhciRig, Failed, Lost, NvmeRig, ScsiRig, StorVspRig, VirtioRig
 
 ORIGINAL = noise(MIB, 1)
 
@@ -26,6 +26,24 @@ def test_virtio_loses_an_interrupt(engine: Engine) -> None:
         seen.append(True in rig.bench.levels)
         rig.settle()
     assert seen == [True, False, True]
+
+
+def test_storvsp_loses_a_signal_and_tells_an_end_twice(engine: Engine) -> None:
+    rig = StorVspRig(engine)
+    rig.rules("read,nth=2:lose-interrupt")
+    seen = []
+    for _ in range(3):
+        rig.driver.channel.ring.unmask()
+        rig.bench.signals.clear()
+        assert rig.read(0, 8) == ORIGINAL[:4096]  # it looks into the ring, too
+        rig.settle()
+        seen.append(bool(rig.bench.signals))
+    assert seen == [True, False, True]
+    rig.rules("read,nth=1:duplicate")
+    with pytest.raises(AssertionError, match="a second completion"):  # of the driver's
+        rig.driver.start(bytes.fromhex("28000000000000000100"), 512)
+        rig.settle()
+        rig.driver.channel.take()
 
 
 @pytest.mark.parametrize("name", ["ahci", "ahci-ncq"])
