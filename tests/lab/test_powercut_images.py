@@ -305,6 +305,14 @@ def test_the_smallest_that_fails() -> None:
     assert str(smallest) == f"{disk.moment}:8@0,17@0+7"
 
 
+def test_a_part_may_fail_where_the_whole_did_not() -> None:
+    disk, _ = written(2, 1024)
+    both = disk.history.image(f"{disk.moment}:1,2")
+    names = {"1,2", "1@0,2", "1@0"}
+    smallest = shrink(both, lambda image: str(image).partition(":")[2] in names)
+    assert str(smallest) == f"{disk.moment}:1@0"
+
+
 def test_the_tries_are_bounded() -> None:
     disk, _ = written(40, 512)
     everything = disk.history.image(f"{disk.moment}:{','.join(str(n) for n in range(1, 41))}")

@@ -164,11 +164,12 @@ def shrink(image: Image, fails: Callable[[Image], bool], tries: int = MOST_TRIES
         return lambda some: still([*before, *some, *after])
 
     kept = _fewest(image.kept, still)
-    for number, each in enumerate(kept):
+    for each in tuple(kept):
+        at = kept.index(each)
         if cut.atoms(each.change) <= MOST_TORN:
             parts = [Kept(each.change, (n,)) for n in each.atoms or range(cut.atoms(each.change))]
-            smaller = _fewest(parts, beside(kept[:number], kept[number + 1 :]))
-            [kept[number]] = _joined(cut, smaller)
+            smaller = _fewest(parts, beside(kept[:at], kept[at + 1 :]))
+            kept[at : at + 1] = _joined(cut, smaller)
     return cut.image(kept)
 
 

@@ -264,16 +264,28 @@ class History:
         self.changes: list[Change] = []
         self.flushes: list[Flush] = []
         self.marks: list[Mark] = []
+        self._resized = False
 
     def tick(self) -> int:
         """Something begins or ends."""
         self.moment += 1
         return self.moment
 
-    def begin(self, **change: object) -> Change:
+    def begin(
+        self,
+        offset: int = 0,
+        length: int = 0,
+        data: Data | None = None,
+        *,
+        fua: bool = False,
+        size: int | None = None,
+    ) -> Change:
         """A change begins; `ended` is set when it has."""
-        self.changes.append(Change(len(self.changes) + 1, self.tick(), **change))  # type: ignore[arg-type]
-        return self.changes[-1]
+        number, began = len(self.changes) + 1, self.tick()
+        change = Change(number, began, offset, length, data, fua, size=size)
+        self.changes.append(change)
+        self._resized = self._resized or size is not None
+        return change
 
     def cut(self, moment: int) -> Cut:
         """The power fails at `moment`."""
@@ -317,7 +329,7 @@ class History:
     def size_with(self, moment: int, kept: Sequence[Kept]) -> int:
         """Bytes of the disk at `moment` if `kept` is left of what nothing had made stable."""
         size = self.size
-        if all(change.size is None for change in self.changes):
+        if not self._resized:
             return size
         covered = max((f.began for f in self.flushes if f.ended <= moment), default=0)
         left = [change for change in self.changes if change.is_stable(moment, covered)]

@@ -52,7 +52,7 @@ class PowerCutDisk(Filter):
         """Note it, then write."""
         data = b"".join(buffers)
         offset = sector * self.sector_size
-        change = self.history.begin(offset=offset, length=len(data), data=Memory(data), fua=fua)
+        change = self.history.begin(offset, len(data), Memory(data), fua=fua)
         await self.below.write(sector, buffers, fua)
         change.ended = self.history.tick()
 
@@ -84,7 +84,7 @@ class PowerCutDisk(Filter):
 
     def _zeroes(self, sector: int, count: int, fua: bool = False) -> Change:
         size = self.sector_size
-        return self.history.begin(offset=sector * size, length=count * size, fua=fua)
+        return self.history.begin(sector * size, count * size, fua=fua)
 
     # -- what may be left ------------------------------------------------------------------------
 
