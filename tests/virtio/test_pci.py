@@ -46,6 +46,7 @@ from .bench import (
     MakeBench,
     PciSlot,
 )
+from .test_hostile_reset import StubbornDisk
 
 NAMES = list(PciRegisters.registers)
 VALUES = {"zeroes": 0, "ones": (1 << 64) - 1, "a bit": 1 << 31, "noise": 0x9E3779B97F4A7C15}
@@ -269,6 +270,25 @@ def test_a_reset_of_the_function_gives_up_what_is_held(engine: Engine) -> None:
     assert held.cancelled
     assert machine.function.at_rest
     assert machine.status(status_at) == 0xFF
+
+
+def test_bus_mastering_does_not_wake_what_a_reset_ends(engine: Engine) -> None:
+    """While a system call is under way, the status still says that the driver is there."""
+    machine = Machine(engine)
+    disk = StubbornDisk(machine.device.disk)
+    machine.device._read = disk.read
+    driver, _ = machine.guest()
+    driver.kick()
+    driver.set("Status", 0)
+    assert driver.get("Status") != 0
+    command = machine.read(Header.Command.offset)
+    for value in (command & ~Command.BusMaster, command):
+        machine.command(value)
+    assert not machine.device._runners
+    disk.end_all()
+    assert engine.run_until(lambda: driver.get("Status") == 0)
+    assert machine.function.at_rest
+    machine.driver().read(0, 512)
 
 
 # -- the configuration access capability (section 4.1.4.9) -----------------------------------------

@@ -198,9 +198,9 @@ class RegisterTransport:
 
     def start_ready(self) -> None:
         """Start the queues that the driver has set up, if they may run."""
-        if self._live():
+        if self._live() and not self._resetting:
             for index, setup in enumerate(self._setups):
-                if setup.ready:
+                if setup.ready and index not in self._ending:
                     self._start(index)
 
     def _start(self, index: int) -> None:
