@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import struct
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -148,6 +151,30 @@ def test_a_log_of_the_kernel(tmp_path: Path) -> None:
         found = get(ImageDisk(last, base), 0, 16)
     sectors = b"abcxxxxx" + b"\0\0" + b"x" * 6
     assert found == b"".join(bytes([byte]) * SECTOR for byte in sectors)
+
+
+def test_a_log_of_qemu(tmp_path: Path) -> None:
+    if shutil.which("qemu-io") is None:
+        pytest.skip("qemu-io is not installed")
+    paths = [str(tmp_path / name) for name in ("image", "log")]
+    for path in paths:
+        Path(path).touch()
+        os.truncate(path, 1 << 20)
+    image, log = paths
+    options = f"file.driver=file,file.filename={image},log.driver=file,log.filename={log}"
+    steps = ["write -P 17 0 1k", "flush", "discard 4k 4k", "write -P 2 8k 512"]
+    subprocess.run(
+        ["qemu-io", "--image-opts", f"driver=blklogwrites,{options},log-sector-size=512"]
+        + [word for step in steps for word in ("-c", step)],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    with Log(log, 1 << 20, SECTOR) as found:
+        first, *_ = found.history.cuts()
+        shapes = [(c.offset, c.length, c.data is None) for c in found.history.changes]
+        assert [change.number for change in first.changes] == [1]
+    assert shapes == [(0, 1024, False), (4096, 4096, True), (8192, 512, False)]
 
 
 @pytest.mark.parametrize(
