@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,6 +126,19 @@ def test_what_is_taken_away_is_closed(
         torment.remove(subject)
     assert engine.run_until(lambda: bool(closed))
     assert not places.slots
+
+
+def test_a_disc_is_taken_from_its_drive(engine: Engine, tmp_path: Path) -> None:
+    image = tmp_path / "disc.iso"
+    image.write_bytes(bytes(1 << 20))
+    _, places, desk, _ = made(engine, "ide", "read,nth=1:remove", disk=f"file:{image},dvd")
+    dvd = places.slots["p0"].dvd
+    assert dvd is not None
+    torment: Any = desk._torment
+    for _ in range(2):
+        torment.remove(Subject("ide", "READ_10", queue=0))
+    assert dvd.disk is None
+    assert "p0" in places.slots
 
 
 def test_a_drive_that_comes_later_has_the_rules_too(engine: Engine) -> None:

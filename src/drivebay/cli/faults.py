@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from drivebay.cli.errors import CliError
+from drivebay.disk.contract import Disk
 from drivebay.disk.errors import DiskOpenError
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ class FaultDesk:
         if core is not None:
             return ScsiFaults(core, engine, name=name, remove=by_place)  # type: ignore[arg-type]
         drives: Any = {port_of(place): drive for place, drive in parts.items()}
-        return AtaFaults(drives, engine, name=name, remove=by_place if self._places.hot else None)
+        can = self._places.hot or any(slot.dvd is not None for slot in self._places.slots.values())
+        return AtaFaults(drives, engine, name=name, remove=by_place if can else None)
 
     def _arrived(self, place: str, slot: Slot) -> None:
         """Another drive has come."""
@@ -115,11 +117,17 @@ class FaultDesk:
         return next((place for place in slots if port_of(place) == subject.queue), "")
 
     def _remove(self, place_of: Callable[[Subject], str], subject: Subject) -> None:
-        """As the control socket does that; what is gone already, or cannot go, stays."""
+        """As the control socket does that: the disc of a drive that has one, else the disk. What is
+        gone already, or cannot go, stays.
+        """
         from drivebay.hosts.control.bay import Bay, Controller
 
         config, slots, place = self._controller, self._places.slots, place_of(subject)
-        if place not in slots or slots[place].pull is None:
+        slot = slots.get(place)
+        if slot is not None and slot.dvd is not None and slot.dvd.disk is not None:
+            slot.dvd.remove(force=True, released=Disk.close)
+            return
+        if slot is None or slot.pull is None:
             return
         controller = Controller(
             config.id, config.kind.name, config.socket or "", slots, connected=lambda: True
