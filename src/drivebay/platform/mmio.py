@@ -48,6 +48,7 @@ class MmioSpace:
         self._claims: list[_Claim] = []
         self._spans: list[_Span] = []
         self._starts: list[int] = []
+        self._wrapper: Callable[[MmioRegion], MmioRegion] | None = None
 
     def map(self, base: int, region: MmioRegion) -> Callable[[], None]:
         """Put `region` at `base`. Returns what ends it."""
@@ -61,9 +62,19 @@ class MmioSpace:
 
         return unmap
 
+    def wrap(self, wrapper: Callable[[MmioRegion], MmioRegion] | None) -> None:
+        """Have what `wrapper` makes of each block answer in its place: whoever looks on at
+        accesses. None has the blocks answer themselves.
+        """
+        self._wrapper = wrapper
+        self._build()
+
     def _build(self) -> None:
         spans: list[_Span] = []
-        for claim in self._claims:
+        claims, wrap = self._claims, self._wrapper
+        if wrap is not None:
+            claims = [claim._replace(region=wrap(claim.region)) for claim in claims]
+        for claim in claims:
             start = claim.base
             for taken in tuple(spans):  # by address: what lies between them is still to be had
                 if start < taken.start and taken.start < claim.end:

@@ -42,6 +42,8 @@ class PortRegion:
     """A block of `size` ports. Offsets are from its first; widths are 1, 2 or 4 bytes."""
 
     size: int
+    first: int = 0
+    """Which offset of its declared registers it begins with."""
 
     def port_read(self, offset: int, width: int) -> int:
         """The value of an IN."""
@@ -77,6 +79,14 @@ class _Claim(NamedTuple):
     bytes: dict[int, tuple[ByteRead, ByteWrite]]
 
 
+def _claim(base: int, region: PortRegion) -> _Claim:
+    bytes_ = {
+        base + at: (region.byte_read(at), region.byte_write(at))
+        for at in range(min(region.size, PORTS - base))
+    }
+    return _Claim(base, base + region.size, region, bytes_)
+
+
 class PortSpace:
     """65536 ports. What nobody claims reads all ones and drops writes.
 
@@ -89,14 +99,11 @@ class PortSpace:
         self._table: dict[int, _Claim] = {}
         self._byte_reads: dict[int, ByteRead] = {}
         self._byte_writes: dict[int, ByteWrite] = {}
+        self._wrapper: Callable[[PortRegion], PortRegion] | None = None
 
     def map(self, base: int, region: PortRegion) -> Callable[[], None]:
         """Put `region` at `base`; what lies past port 0xFFFF is not seen. Returns what ends it."""
-        bytes_ = {
-            base + at: (region.byte_read(at), region.byte_write(at))
-            for at in range(min(region.size, PORTS - base))
-        }
-        claim = _Claim(base, base + region.size, region, bytes_)
+        claim = _claim(base, region)
         self._claims.append(claim)
         self._build()
 
@@ -106,8 +113,18 @@ class PortSpace:
 
         return unmap
 
+    def wrap(self, wrapper: Callable[[PortRegion], PortRegion] | None) -> None:
+        """Have what `wrapper` makes of each region answer in its place: whoever looks on at
+        accesses. None has the regions answer themselves.
+        """
+        self._wrapper = wrapper
+        self._build()
+
     def _build(self) -> None:
-        self._table = {port: claim for claim in reversed(self._claims) for port in claim.bytes}
+        claims, wrap = self._claims, self._wrapper
+        if wrap is not None:
+            claims = [_claim(claim.base, wrap(claim.region)) for claim in claims]
+        self._table = {port: claim for claim in reversed(claims) for port in claim.bytes}
         self._byte_reads = {port: claim.bytes[port][0] for port, claim in self._table.items()}
         self._byte_writes = {port: claim.bytes[port][1] for port, claim in self._table.items()}
 

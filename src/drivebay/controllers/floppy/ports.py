@@ -29,7 +29,7 @@ class FloppyPorts(PortRegion):
     """
 
     def __init__(self, controller: FloppyController, first: int, size: int) -> None:
-        self.size, self._first, self._controller = size, first, controller
+        self.size, self.first, self._controller = size, first, controller
         bound = FloppyBlock.bind(controller)
         registers = [bound[first + at] for at in range(size)]
         self._reads: list[ByteRead] = [each.read or _undriven for each in registers]
@@ -55,14 +55,14 @@ class FloppyPorts(PortRegion):
 
     def port_read_string(self, offset: int, width: int, buffer: memoryview) -> None:
         """REP INS."""
-        if width == 1 and self._first + offset == FIFO:
+        if width == 1 and self.first + offset == FIFO:
             self._controller.read_fifo(buffer)
         else:
             super().port_read_string(offset, width, buffer)
 
     def port_write_string(self, offset: int, width: int, data: memoryview) -> None:
         """REP OUTS."""
-        if width == 1 and self._first + offset == FIFO:
+        if width == 1 and self.first + offset == FIFO:
             self._controller.write_fifo(data)
         else:
             super().port_write_string(offset, width, data)

@@ -385,7 +385,7 @@ class ControlPorts(PortRegion):
     """The Control Block: its one port is `at` the given offset, the others are nobody's."""
 
     def __init__(self, channel: Channel, size: int = 1, at: int = 0) -> None:
-        self.size, self._at = size, at
+        self.size, self._at, self.first = size, at, -at
         self._channel = channel
         self.registers = ControlBlock.bind(self)
 

@@ -5,6 +5,7 @@ A `Recorder` gives taps and writes what they see as it is. Whoever reads it late
 `story` is told to an `Audience`, and each format is one.
 """
 
+from drivebay.lab.trace.boards import watch_board
 from drivebay.lab.trace.disks import TracedDisk
 from drivebay.lab.trace.formats import convert, format_of
 from drivebay.lab.trace.recorder import Recorder, RegisterTap
@@ -26,4 +27,5 @@ __all__ = [
     "open_sink",
     "read_records",
     "tell",
+    "watch_board",
 ]

@@ -15,6 +15,7 @@ from drivebay.controllers.ahci.registers import (
     GenericRegisters,
     PortRegisters,
 )
+from drivebay.controllers.floppy.registers import FloppyBlock
 from drivebay.controllers.ide.registers import (
     BusMasterBlock,
     CommandBlock,
@@ -22,7 +23,7 @@ from drivebay.controllers.ide.registers import (
     PiixConfig,
 )
 from drivebay.controllers.nvme.registers import DOORBELLS_AT, NvmeRegisters
-from drivebay.controllers.virtio.registers import PciRegisters
+from drivebay.controllers.virtio.registers import MmioRegisters, PciRegisters
 from drivebay.lab.trace.story import Access
 from drivebay.platform.pci import Header
 from drivebay.wire import At, Register, Register32, RegisterMap
@@ -110,8 +111,18 @@ LAYOUTS: Final[dict[str, dict[str, Layout]]] = {
     },
     "virtio-blk-pci": _VIRTIO,
     "scsi-pci": _VIRTIO,
+    "board": {
+        "Controller": _nvme,
+        "Hba": _ahci,
+        "PciRegisterBlock": _of(PciRegisters),
+        "MmioTransport": _of(MmioRegisters),
+        "CommandPorts": _COMMAND,
+        "ControlPorts": _of(ControlBlock),
+        "BusMasterPorts": _bus_master,
+        "FloppyPorts": _of(FloppyBlock),
+    },
 }
-"""By the kind of a controller, and the place."""
+"""By the kind of a controller, and the place; on a board that is who has them."""
 
 
 def _found(access: Access) -> Found | None:
