@@ -252,6 +252,7 @@ def test_a_thousand_resets_leave_nothing_behind(bench: MakeBench, ring: int) -> 
         b.driver(features=ring, queue_size=4)
     b.driver(features=ring).reset()
     assert not b.device._runners
+    assert not b.memory._watchers
     assert not b.engine._end_of_turn
     b.still_works()
 

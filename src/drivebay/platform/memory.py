@@ -75,12 +75,15 @@ class GuestMemory:
         self._regions = ordered
         self._starts = [region.address for region in ordered]
         self.window = _NOTHING
-        for changed in self._watchers:
+        for changed in tuple(self._watchers):
             changed()
 
-    def on_change(self, changed: Callable[[], object]) -> None:
-        """Call `changed` when memory was laid out anew: for those who keep views."""
+    def on_change(self, changed: Callable[[], object]) -> Callable[[], None]:
+        """Call `changed` when memory was laid out anew: for those who keep views. Returns what ends
+        it.
+        """
         self._watchers.append(changed)
+        return lambda: self._watchers.remove(changed)
 
     def view(self, address: int, length: int) -> memoryview:
         """`length` bytes at `address`, in one region. Raises `GuestMemoryFault`."""

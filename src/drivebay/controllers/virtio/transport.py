@@ -71,6 +71,9 @@ class RegisterTransport:
     config_at: ClassVar[int]
     """Where the configuration space of the device begins, behind the registers."""
 
+    _forget_memory: Callable[[], None] | None = None
+    """Ends that we are told of changes of memory, from the first queue on."""
+
     def __init__(self, device: Device, memory: GuestMemory, line: Line) -> None:
         self._device, self._memory, self._line = device, memory, line
         self._registers = self.registers.bind(self)
@@ -79,7 +82,6 @@ class RegisterTransport:
         self._after_reset: list[Callable[[], None]] = []
         self._clear()
         device.attach(self)
-        memory.on_change(device.remap)
 
     def _clear(self) -> None:
         """The state after a reset (section 4.2.2.1)."""
@@ -92,6 +94,9 @@ class RegisterTransport:
         self._resetting = False
         self._interrupts = 0
         self._line.set(False)
+        if self._forget_memory is not None:
+            self._forget_memory()
+            self._forget_memory = None
 
     # -- accesses --------------------------------------------------------------------------------
 
@@ -207,6 +212,8 @@ class RegisterTransport:
         if index in self._running:
             return
         self._running.add(index)
+        if self._forget_memory is None:
+            self._forget_memory = self._memory.on_change(self._device.remap)
         setup = self._setups[index]
         addresses = RingAddresses(setup.descriptors, setup.driver, setup.device)
         try:
