@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from drivebay.cli.backend import Backend
+from drivebay.cli.boot import FIRMWARE
+from drivebay.guests.kernel import Kernel
 from drivebay.guests.linux import LinuxGuest
 
 from .test_boot import DISKS, boot_by
@@ -112,3 +116,45 @@ def test_nvme_cli_asks_for_everything() -> None:
 @pytest.mark.parametrize("firmware", DISKS)
 def test_firmware_boots_from_a_namespace(tmp_path: Path, firmware: str) -> None:
     boot_by(firmware, "--nvme", tmp_path)
+
+
+class FirmwareGuest(LinuxGuest):
+    """A guest that OVMF boots from `image`, which is put together when the command line is known:
+    the UEFI shell finds a script there that starts the kernel.
+    """
+
+    def __init__(self, image: Path, **options: Any) -> None:
+        super().__init__(**options)
+        self.image = image
+
+    def command(self, append: str = "") -> list[str]:
+        words = super().command(append)
+        given = {}
+        for option in ("-kernel", "-initrd", "-append"):
+            at = words.index(option)
+            _, given[option] = words[at : at + 2]
+            del words[at : at + 2]
+        script = self.image.with_name("startup.nsh")
+        script.write_text(f"fs0:\r\nlinux.efi initrd=\\initrd.img {given['-append']}\r\n")
+        files = {
+            "startup.nsh": script,
+            "linux.efi": Kernel(self._tree).bzimage,
+            "initrd.img": Path(given["-initrd"]),
+        }
+        subprocess.run(["mformat", "-i", self.image, "-F", "::"], check=True)
+        for name, path in files.items():
+            subprocess.run(["mcopy", "-i", self.image, path, f"::{name}"], check=True)
+        firmware = self.qemu.firmware(FIRMWARE["ovmf"])
+        return [*words, "-drive", f"if=pflash,format=raw,readonly=on,file={firmware}"]
+
+
+def test_linux_boots_from_it_under_ovmf(tmp_path: Path) -> None:
+    """OVMF reads the kernel and its initrd from the disk that Linux then mounts."""
+    image = tmp_path / "esp.img"
+    with (
+        Backend(["--nvme", f"file:{image};create=96M"]) as backend,
+        FirmwareGuest(image, qemu_args=backend.qemu_arguments(), boot_timeout=150) as guest,
+    ):
+        guest.run("modprobe nvme; until [ -b /dev/nvme0n1 ]; do sleep .1; done")
+        assert guest.run("[ -d /sys/firmware/efi ]").status == 0
+        assert guest.run("strings /dev/nvme0n1 | grep -m1 initrd=").status == 0
