@@ -53,7 +53,7 @@ MISTAKES = {
     "boot --virtio-blk mem:1M --timeout 0": "'--timeout'",
     "boot --virtio-blk mem:1M --kernel nosuch": "'nosuch' does not exist",
     "boot --virtio-blk mem:1M --kernel disk.img --firmware ovmf": "two ways to boot",
-    "boot --host unicorn --nvme mem:1M": "IDE drives only",
+    "boot --host unicorn --nvme mem:1M,socket=nvme.sock": "in this process has none",
     "qtest --qtest nosuch": "nosuch: No such file",
     "qtest --qtest nosuch --machine virt --ide mem:1M": "no place for ide",
     "qtest --qtest nosuch --ide mem:1M --fault read:drop": "controllers on a socket",

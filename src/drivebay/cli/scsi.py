@@ -233,7 +233,7 @@ KIND: Final = Kind(
 PCI: Final = replace(
     KIND,
     name="scsi-pci",
-    help="The same on a PCI function.",
+    help="A SCSI disk or DVD drive on a virtio SCSI host that is a PCI function of ours.",
     serve=FunctionServer(
         build,
         inside=Inside(

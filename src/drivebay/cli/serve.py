@@ -58,7 +58,8 @@ def command(
 ) -> int:
     """Serve controllers with disks to virtual machines, each on a socket.
 
-    virtio-blk and SCSI go by vhost-user; IDE, AHCI and NVMe by vfio-user.
+    virtio-blk and SCSI go by vhost-user; IDE, AHCI, NVMe, virtio-blk-pci and
+    scsi-pci by vfio-user.
 
     Prints the arguments with which QEMU and cloud-hypervisor attach to them, then runs until
     SIGTERM or Ctrl-C. SIGHUP looks at the sizes of the disks again, and tells the guests.

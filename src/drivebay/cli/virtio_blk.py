@@ -221,7 +221,7 @@ KIND: Final = Kind(
 PCI: Final = replace(
     KIND,
     name="virtio-blk-pci",
-    help="The same as a PCI function.",
+    help="A virtio block device that is a PCI function of ours.",
     serve=FunctionServer(build, _statistics, inside=INSIDE),
     qemu=function_arguments,
     cloud_hypervisor=None,
