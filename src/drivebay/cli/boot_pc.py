@@ -84,7 +84,10 @@ def check(controllers: Sequence[ControllerConfig]) -> None:
         if controller.record is not None:
             raise CliError("--record is for controllers on a socket", "leave --host out")
         if controller.socket is not None:
-            raise CliError(f"socket={controller.socket}", "a controller in this process has none")
+            raise CliError(
+                f"socket={controller.socket}: a controller in this process has none",
+                "leave socket= out, or --host",
+            )
         check_disks(controller)
         for drive in controller.disks:
             if getattr(drive, "on_error", None) == "stop":
