@@ -24,9 +24,9 @@ from tests.ide.support import filled
 from tests.nvme.support import Bench as NvmeBench
 from tests.scsi.disk.support import Initiator
 from tests.virtio.bench import IOERR, OK, MakeBench
-from tests.virtio.conftest import bench
+from tests.virtio.conftest import bench, transport
 
-__all__ = ["bench"]  # a fixture
+__all__ = ["bench", "transport"]  # fixtures
 
 MIB = 1 << 20
 READ_10 = bytes([0x28, 0, 0, 0, 0, 9, 0, 0, 1, 0])

@@ -304,7 +304,7 @@ class BlockDevice(RingDevice):
             if escort.quiet:
                 self.mute()
             if escort.twice:
-                runner.queue.repeat(head, written)
+                runner.repeat(head, written)
         runner.finish(head, written)
 
     def in_flight(self) -> Iterator[InFlight]:

@@ -183,6 +183,11 @@ class Runner:
             self._engine.at_end_of_turn(self._publish)
         self.drop(head)
 
+    def repeat(self, head: int, written: int) -> None:
+        """Give a chain back that is given back again: no device does that."""
+        if not self._asleep:
+            self.queue.repeat(head, written)
+
     def drop(self, head: int) -> None:
         """Forget a chain: it has ended, or was cancelled."""
         self._tasks.pop(head, None)
