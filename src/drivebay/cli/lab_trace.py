@@ -24,10 +24,11 @@ __all__ = ["command"]
     help="Append to this file, in the format that its name ends in.",
 )
 def command(file: str, target: str) -> None:
-    """Show a trace that `serve --trace FILE.dbtrace` has recorded, or make something else of it.
+    """Show a trace, or make something else of it.
 
-    A line for each command, or by the name that --to gives it: .jsonl, a timeline for Perfetto as
-    .json, packets for Wireshark as .pcapng. - is standard input, and standard output.
+    It is what `serve --trace FILE.dbtrace` or `boot` has recorded. A line for each command, or by
+    the name that --to gives it: .jsonl, a timeline for Perfetto as .json, packets for Wireshark as
+    .pcapng. - is standard input, and standard output.
 
     \b
     drivebay lab trace boot.dbtrace
