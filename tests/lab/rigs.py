@@ -54,9 +54,9 @@ class Rig:
     vocabulary: Vocabulary
     torment: CoreFaults[object, object]
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, disk: RamDisk | None = None) -> None:
         self.engine, self.patience = engine, PATIENCE
-        self.disk: RamDisk = filled(MIB, 1)
+        self.disk = disk or filled(MIB, 1)
 
     def rules(self, *texts: str) -> None:
         """Have these work, instead of others."""
@@ -86,8 +86,8 @@ class Rig:
 class VirtioRig(Rig):
     vocabulary = VIRTIO_BLK
 
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
+    def __init__(self, engine: Engine, disk: RamDisk | None = None) -> None:
+        super().__init__(engine, disk)
         memory = GuestMemory.of_size(RAM_SIZE, RAM_START)
         self.device = BlockDevice(self.disk, engine)
         self.bench = on_mmio(engine, self.disk, memory, self.device)

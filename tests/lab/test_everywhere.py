@@ -10,9 +10,9 @@ from drivebay.disk.scanner import SpecError
 from drivebay.lab.language import parse_rule
 from drivebay.lab.rules import Direction
 from drivebay.platform.engine import Engine
-from tests.ide.support import content, noise
+from tests.ide.support import content, filled, noise
 
-from .rigs import MIB, RIGS, Failed, Lost, Rig
+from .rigs import MIB, RIGS, Failed, Lost, Rig, VirtioRig
 
 ORIGINAL = noise(MIB, 1)
 DATA = noise(4096, 7)
@@ -116,6 +116,13 @@ def test_a_torn_write(rig: Rig) -> None:
     assert found[8192:12288] in [
         DATA[:kept] + ORIGINAL[8192 + kept : 12288] for kept in range(0, 4096, 512)
     ]
+
+
+def test_a_torn_write_of_large_sectors(engine: Engine) -> None:
+    rig = VirtioRig(engine, filled(MIB, 1, 4096))
+    rig.rules("write,nth=1:torn=15")
+    rig.write(0, DATA * 2)
+    assert content(rig.disk)[:8192] == DATA + ORIGINAL[4096:8192]
 
 
 def test_the_wrong_place(rig: Rig) -> None:

@@ -199,7 +199,10 @@ class Torment(Escort[C, R]):
         """
         outward = self.subject.direction is Direction.WRITE
         if self.kept is not None:
-            room = self.kept * self.core.extent(self.subject).block - offset
+            extent = self.core.extent(self.subject)
+            room = self.kept * extent.block - offset
+            if extent.disk is not None:  # whose sectors are whole
+                room -= room % extent.disk.sector_size
             if room <= 0:
                 return
             buffers = cut(buffers, 0, room)
