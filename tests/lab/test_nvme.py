@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from drivebay.controllers.nvme import Status
-from drivebay.controllers.nvme.opcodes import AdminOpcode, LogId
+from drivebay.controllers.nvme.opcodes import AdminOpcode, EventType, LogId
 from drivebay.drivers.nvme import NvmeError
 from drivebay.lab import NVME, Match, Rule, parse_rule
 from drivebay.lab.rules import Fail
@@ -241,6 +241,22 @@ def test_death_and_resurrection(make_bench: MakeBench, faulty: MakeFaults) -> No
     assert namespace.queue.reap() == 0
     assert content(disk)[:1536] == bytes(512) + noise(MIB, 1)[512:1536]  # nothing after it acts
     assert bench.driver().namespace(1).read(1, 1) == noise(MIB, 1)[512:1024]
+
+
+def test_an_event_that_has_not_happened(make_bench: MakeBench, faulty: MakeFaults) -> None:
+    bench, driver, namespace = started(make_bench)
+    admin = driver.admin
+    command = driver.command(AdminOpcode.ASYNC_EVENT_REQUEST)
+    admin.put(command)
+    admin.ring()
+    faulty(bench, "read,nth=2:event=namespace-attributes")
+    namespace.read(0, 1)
+    admin.reap()
+    assert command.cid not in admin.done
+    assert namespace.read(5, 1)
+    told = admin.wait(command.cid)
+    assert told.dw0 == LogId.CHANGED_NAMESPACES << 16 | EventType.NOTICE
+    assert not driver.log_page(LogId.CHANGED_NAMESPACES, 4096).strip(b"\0")
 
 
 def test_never_ready_and_late_ready(make_bench: MakeBench, faulty: MakeFaults) -> None:

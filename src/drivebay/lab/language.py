@@ -50,6 +50,7 @@ from drivebay.lab.rules import (
     Rewrite,
     Rule,
     Skip,
+    Tell,
     Torn,
     Vocabulary,
 )
@@ -220,6 +221,7 @@ class _Parser:
             "misdirect": self._misdirect,
             "rewrite": self._rewrite,
             "patch": self._patch,
+            "event": self._event,
         }
         known = self._words.actions
         if name in readers and name not in known:
@@ -265,6 +267,15 @@ class _Parser:
         if name not in ERRORS:
             raise self._unknown("an error of a disk", name, ERRORS, start)
         return DiskFault(name, ERRORS[name])
+
+    def _event(self) -> Action:
+        self._value_follows("an event")
+        start = self._scanner.position
+        name = self._scanner.name()
+        if _plain(name) not in self._words.events:
+            known = [each.lower().replace("_", "-") for each in self._words.events]
+            raise self._unknown("an event", name, known, start)
+        return Tell(_plain(name))
 
     def _torn(self) -> Action:
         return Torn(self._number(0, MOST)) if self._scanner.take("=") else Torn()

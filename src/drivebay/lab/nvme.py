@@ -10,7 +10,7 @@ from typing import Final
 from drivebay.controllers.nvme import Controller, Namespace, Refused, Status
 from drivebay.controllers.nvme.opcodes import AdminOpcode, NvmOpcode
 from drivebay.controllers.nvme.structures import Command, Completion
-from drivebay.lab.dialects.nvme import VOCABULARY, WIDTHS, describe_command
+from drivebay.lab.dialects.nvme import EVENTS, VOCABULARY, WIDTHS, describe_command
 from drivebay.lab.faults import Live
 from drivebay.lab.rules import (
     ENABLE,
@@ -22,6 +22,7 @@ from drivebay.lab.rules import (
     Rewrite,
     Rule,
     Subject,
+    Tell,
 )
 from drivebay.lab.torment import CoreFaults, Extent, Torment, flip, patch
 from drivebay.platform.observer import Dropped
@@ -131,6 +132,9 @@ class NvmeTorment(Torment[Command, Completion]):
 
     async def before(self) -> bool:
         """A torn write is a shorter one."""
+        for live in self.found:
+            if isinstance(live.rule.action, Tell):
+                self.core.controller.events.tell(*EVENTS[live.rule.action.event])
         acts = await super().before()
         if self.kept is not None and self.kept < self.subject.count:
             self.command = self.core.rewritten(self.command, Rewrite({"nlb": self.kept}))

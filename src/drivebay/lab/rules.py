@@ -46,6 +46,7 @@ __all__ = [
     "Rule",
     "Skip",
     "Subject",
+    "Tell",
     "Torn",
     "Vocabulary",
 ]
@@ -99,6 +100,8 @@ class Vocabulary:
     """Commands name blocks."""
     retries: bool = False
     """A status can say whether to try again."""
+    events: frozenset[str] = frozenset()
+    """What the controller can tell its host unasked."""
 
 
 @dataclass(frozen=True)
@@ -302,6 +305,13 @@ class Die:
     """The controller says that it has failed for good, and does nothing more before a reset."""
 
 
+@dataclass(frozen=True)
+class Tell:
+    """It acts, and before that the host is told of an `event` that has not happened."""
+
+    event: str
+
+
 Action = (
     Fail
     | Drop
@@ -319,6 +329,7 @@ Action = (
     | Torn
     | Misdirect
     | Remove
+    | Tell
 )
 ACT_ON_ENABLE: Final = (Drop, Ignore, Delay, Hold, Die)
 """What can become of `ENABLE`: the controller is never ready, late, when released, or fails."""

@@ -6,13 +6,21 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from drivebay.controllers.nvme.opcodes import AdminOpcode, NvmOpcode
+from drivebay.controllers.nvme.opcodes import (
+    AdminOpcode,
+    ErrorEvent,
+    EventType,
+    LogId,
+    NoticeEvent,
+    NvmOpcode,
+    SmartEvent,
+)
 from drivebay.controllers.nvme.status import Status, status_name
 from drivebay.controllers.nvme.structures import Command
 from drivebay.lab.dialects import Ended
 from drivebay.lab.rules import ACTIONS, ENABLE, IO, Direction, Subject, Vocabulary
 
-__all__ = ["VOCABULARY", "WIDTHS", "describe", "describe_command", "outcome"]
+__all__ = ["EVENTS", "VOCABULARY", "WIDTHS", "describe", "describe_command", "outcome"]
 
 RANGED: Final = frozenset(
     {
@@ -37,6 +45,21 @@ WIDTHS: Final = {
 }
 """Fields of a command, and their bits."""
 ADMIN: Final = "ADMIN"
+EVENTS: Final = {
+    **{event.name: (EventType.ERROR, event, LogId.ERRORS) for event in ErrorEvent},
+    **{event.name: (EventType.SMART, event, LogId.SMART) for event in SmartEvent},
+    NoticeEvent.NAMESPACE_ATTRIBUTES.name: (
+        EventType.NOTICE,
+        NoticeEvent.NAMESPACE_ATTRIBUTES,
+        LogId.CHANGED_NAMESPACES,
+    ),
+    NoticeEvent.FIRMWARE_ACTIVATION.name: (
+        EventType.NOTICE,
+        NoticeEvent.FIRMWARE_ACTIVATION,
+        LogId.FIRMWARE_SLOTS,
+    ),
+}
+"""Asynchronous events by name: type, information, the log page that says more."""
 VOCABULARY: Final = Vocabulary(
     controller="nvme",
     groups=frozenset({ADMIN, IO}),
@@ -46,8 +69,9 @@ VOCABULARY: Final = Vocabulary(
     fields=frozenset(WIDTHS),
     changes=frozenset(WIDTHS),
     results=frozenset({"dw0"}),
-    actions=ACTIONS,
+    actions=ACTIONS | {"event"},
     retries=True,
+    events=frozenset(EVENTS),
 )
 
 
