@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from drivebay.drivers.pci import PciAddress, PciConfig
 from drivebay.platform.mmio import MmioSpace
 from drivebay.platform.pci import (
     Bar,
@@ -309,3 +310,23 @@ def test_reset_save_and_restore() -> None:
 def test_sizes_that_no_bar_has(kind: BarKind, size: int) -> None:
     with pytest.raises(ValueError):
         Bar(kind, size)
+
+
+def test_firmware_places_bars_side_by_side() -> None:
+    """`PciConfig.place`: each at a multiple of its size, and a 64-bit one takes two numbers."""
+    bars = {
+        0: Bar(BarKind.MEMORY32, 0x1000),
+        1: Bar(BarKind.IO, 32),
+        2: Bar(BarKind.MEMORY64, 0x4000, prefetchable=True),
+        5: Bar(BarKind.MEMORY32, 16),
+    }
+    function, ports = PciFunction(IDENTITY, bars), PortSpace()
+    bus = PciBus(ports, MmioSpace())
+    bus.plug(3, 0, function)
+    ports.map(0xCF8, ConfigMechanism1(bus))
+    config, at = PciConfig(ports), PciAddress(3, 0)
+    config.place(at, ports=0xC004, memory=0xFE000000)
+    places = {number: function.bar_address(number) for number in bars}
+    assert places == {0: 0xFE000000, 1: 0xC020, 2: 0xFE004000, 5: 0xFE008000}
+    assert {number: config.address(at, number) for number in bars} == places
+    assert function.bus_master
