@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import signal
 import sys
 from typing import BinaryIO, cast
@@ -36,7 +38,8 @@ def command(file: str, target: str) -> None:
     """
     from drivebay.lab.trace import TraceError, convert, format_of, read_records
 
-    if file == "-":  # a server's: it ends when that does, and not by a Ctrl-C that is meant for it
+    served = file == "-"
+    if served:  # it ends when the server does, and not by a Ctrl-C that is meant for that
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         ending = format_of(target)
@@ -44,9 +47,16 @@ def command(file: str, target: str) -> None:
             _opened(file, "rb", sys.stdin.buffer) as source,
             _opened(target, "ab", sys.stdout.buffer) as stream,
         ):
+            if served and target != "-":  # one before us may not have written all of its own
+                fcntl.flock(stream, fcntl.LOCK_EX)
+                stream.seek(0, os.SEEK_END)
             convert(read_records(source, stream.flush), stream, ending)
     except TraceError as error:
         raise CliError(f"{file}: {error}", error.hint) from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CliError(f"{target}: {error.strerror}") from None
 
 
 def _opened(path: str, mode: str, instead: BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:

@@ -15,7 +15,7 @@ from drivebay.cli.errors import CliError
 from drivebay.cli.main import main
 from drivebay.cli.trace import TraceWish, parse_trace, trace_wish
 from drivebay.hosts.control.client import Control, ControlError
-from drivebay.lab.trace.records import Kind, read_records
+from drivebay.lab.trace.records import Kind, encode, read_records
 from drivebay.testing.vhost_user import FrontEnd
 
 DATA = bytes(range(256)) * 2
@@ -161,3 +161,12 @@ def test_machines_without_sockets_have_no_traces(capsys: pytest.CaptureFixture[s
     ):
         assert main(words) == 1
         assert "--trace is for controllers on a socket" in capsys.readouterr().err
+
+
+def test_a_full_disk(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    trace = tmp_path / "a.dbtrace"
+    trace.write_bytes(encode([(Kind.CLOCK, 0, 0, 0)] + [(Kind.LOST, 0, 0, 1)] * 9))
+    target = tmp_path / "full.txt"
+    target.symlink_to("/dev/full")
+    assert main(["lab", "trace", str(trace), "--to", str(target)]) == 1
+    assert "No space left on device" in capsys.readouterr().err
