@@ -12,20 +12,28 @@ from drivebay.disk.errors import DiskOpenError
 from drivebay.disk.filters.latency import Fixed, Tail
 from drivebay.disk.scanner import SpecError
 from drivebay.lab import NVME, Match, load_rules, parse_rule, parse_rules
+from drivebay.lab.dialects import ata, floppy, nvme, scsi, virtio
+from drivebay.lab.language import ERRORS
 from drivebay.lab.rules import (
     Action,
     Corrupt,
     Delay,
     Die,
     Direction,
+    DiskFault,
     Drop,
     Duplicate,
     Fail,
     Hold,
     Ignore,
     LoseInterrupt,
+    Misdirect,
     Patch,
+    Remove,
     Rewrite,
+    Skip,
+    Torn,
+    Vocabulary,
 )
 
 
@@ -72,6 +80,12 @@ def test_conditions(text: str, match: Match) -> None:
         ("rewrite,slba=+8,nsid=2", Rewrite({"nsid": 2}, {"slba": 8})),
         ("rewrite,cdw12=0x40000000,nlb=-1", Rewrite({"cdw12": 1 << 30}, {"nlb": -1})),
         ("patch,at=77,hex=01ff", Patch(77, b"\x01\xff")),
+        ("skip", Skip()),
+        ("remove", Remove()),
+        ("torn", Torn()),
+        ("torn=3", Torn(3)),
+        ("misdirect=+8", Misdirect(8)),
+        ("misdirect=-0x10", Misdirect(-16)),
     ],
 )
 def test_actions(text: str, action: Action) -> None:
@@ -114,6 +128,16 @@ def test_delays_are_those_of_the_filter() -> None:
         ("read:rewrite,cid=1", "character 14 is 'c', expected a field", "known: cdw10"),
         ("read:patch,at=1", "it ends there, expected both", ""),
         ("read:patch,at=1,hex=123", "character 21 is '1', expected bytes in hex", ""),
+        (
+            "read:error=sad",
+            "character 12 is 's', expected an error of a disk",
+            "known: illegal-block",
+        ),
+        ("read:error", "it ends there, expected '=' and an error of a disk", ""),
+        ("read:misdirect=8", "character 16 is '8', expected '+' or '-' and a number of blocks", ""),
+        ("read:misdirect=+0", "character 17 is '0', expected a number from 1", ""),
+        ("read:torn=x", "character 11 is 'x', expected a number from 0", ""),
+        ("read,lun=1:drop", "character 6 is 'l', expected a condition", "known: after"),
         ("enable:corrupt", "character 8 is 'c', expected drop, delay=, hold or die", ""),
     ],
 )
@@ -125,12 +149,55 @@ def test_a_mistake_is_a_line_with_its_place(text: str, message: str, hint: str) 
     assert hint in caught.value.hint
 
 
+def test_an_error_of_the_disk() -> None:
+    for name, make in ERRORS.items():
+        action = parse_rule(f"read:error={name}", NVME).action
+        assert isinstance(action, DiskFault)
+        assert isinstance(action.make(7, 8), type(make(7, 8)))
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "match"),
+    [
+        (virtio.VOCABULARY, "in+discard,queue=1", Match(frozenset({"IN", "DISCARD"}), queue=1)),
+        (virtio.VOCABULARY, "opcode-0x63", Match(frozenset({"OPCODE-0x63"}))),
+        (scsi.VOCABULARY, "read-10,lun=3,cdb1=8/8", Match(
+            frozenset({"READ_10"}), queue=3, fields=(("cdb1", 8, 8),))),
+        (ata.VOCABULARY, "write-fpdma-queued,port=2", Match(
+            frozenset({"WRITE_FPDMA_QUEUED"}), queue=2)),
+        (ata.VOCABULARY, "packet+read-10", Match(frozenset({"PACKET", "READ_10"}))),
+        (floppy.VOCABULARY, "read,drive=1,cylinder=40", Match(
+            frozenset({"READ"}), queue=1, fields=(("cylinder", 40, (1 << 64) - 1),))),
+    ],
+)  # fmt: skip
+def test_each_controller_has_its_words(words: Vocabulary, text: str, match: Match) -> None:
+    assert parse_rule(f"{text}:drop", words).match == match
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "message"),
+    [
+        (virtio.VOCABULARY, "read,nsid=1:drop", "expected a condition"),
+        (virtio.VOCABULARY, "read:status=ioerr,retry", "expected one of late"),
+        (scsi.VOCABULARY, "admin:drop", "expected a command"),
+        (ata.VOCABULARY, "read:duplicate", "expected what there is for ata commands"),
+        (ata.VOCABULARY, "read:rewrite,cdb0=1", "expected a field"),
+        (floppy.VOCABULARY, "read,lba=1:drop", "expected a condition"),
+        (floppy.VOCABULARY, "read:torn", "expected what there is for floppy commands"),
+    ],
+)
+def test_what_a_controller_has_not_is_said(words: Vocabulary, text: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        parse_rule(text, words)
+
+
 @given(st.text(max_size=40) | st.from_regex(r"(read|any)(,[a-z]+=[0-9a-z.+-]+)*:[a-z=,0-9-]*"))
 def test_any_text_is_a_rule_or_a_spec_error(text: str) -> None:
-    try:
-        assert parse_rule(text, NVME).text == text
-    except SpecError as error:
-        assert 0 <= error.position <= len(text)
+    for dialect in (nvme, virtio, scsi, ata, floppy):
+        try:
+            assert parse_rule(text, dialect.VOCABULARY).text == text
+        except SpecError as error:
+            assert 0 <= error.position <= len(text)
 
 
 TOML = """
