@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.drivers.nvme import NvmeDriver
 from drivebay.lab.taps import tap_into
-from drivebay.lab.trace.capture import Capture
+from drivebay.lab.trace.capture import MOST_KEPT, Capture, Kept
 from drivebay.lab.trace.disks import TracedDisk
 from drivebay.lab.trace.records import Source
+from drivebay.lab.trace.story import Command, DiskOperation
 from drivebay.lab.trace.tcp import Connection, checksum
 from drivebay.platform.engine import Engine
 from tests.lab.trace import support
@@ -153,6 +154,29 @@ def test_data(engine: Engine, tmp_path: Path) -> None:
     said(lines, "NVMeOF Data for Read", "CQE for Read")
     found = tshark(path, "-Y", "nvme-tcp.type == 7", "-T", "fields", "-e", "tcp.reassembled.data")
     assert any(written.hex() in line for line in found)
+
+
+def test_data_in_pieces() -> None:
+    """What a command has read may have come in parts; what was there before is none of it."""
+    source = Source("a", part="1")
+    kept = Kept()
+
+    def operation(sector: int, count: int, data: bytes, began: int = 5) -> DiskOperation:
+        return DiskOperation(source, began, 6, "read", sector, count, "", data)
+
+    command = Command(source, 0, 1, None, 4)
+    kept.add(operation(0, 1, b"old".ljust(512), began=3))
+    kept.add(operation(8, 1, b"a" * 512))
+    kept.add(operation(9, 2, b"b" * 1000))
+    kept.add(operation(11, 1, b"c" * 512))
+    assert kept.data_of(command, "read", 0, 512) == b""
+    assert kept.data_of(command, "write", 4096, 512) == b""
+    assert kept.data_of(command, "read", 4096, 2048) == b"a" * 512 + b"b" * 1000
+    assert kept.data_of(command, "read", 4096, 100) == b"a" * 100
+    for sector in range(MOST_KEPT >> 9):
+        kept.add(operation(100 + sector, 1, bytes(512)))
+    assert kept.data_of(command, "read", 4096, 512) == b""
+    assert kept.data_of(command, "read", 50 << 10, 512)
 
 
 @needs_tshark

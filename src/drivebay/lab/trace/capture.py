@@ -7,8 +7,7 @@ no protocol that anybody dissects, and are left out.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from dataclasses import dataclass, field
+from collections import defaultdict
 from functools import partial
 from typing import BinaryIO, Final
 
@@ -28,37 +27,43 @@ HOST: Final = bytes((10, 0, 0, 1))
 DEVICES: Final = 0x0A010000
 FIRST_PORT: Final = 49152
 SCSI: Final = frozenset({"scsi", "ata", "virtio"})
+MOST_TAG: Final = 0x7FFFFFFF
 MOST_KEPT: Final = 16 << 20
 """Bytes of data of a disk that wait for the ends of their commands."""
 READ, WRITE = "read", "write"
 
 
-@dataclass
-class _Kept:
-    """The last operations on a disk whose data was captured."""
+class Kept:
+    """The last operations on a disk whose data was captured, by what they were and where."""
 
-    operations: deque[DiskOperation] = field(default_factory=deque)
-    size: int = 0
+    def __init__(self) -> None:
+        self._operations: dict[tuple[str, int], DiskOperation] = {}
+        self._size = 0
 
     def add(self, operation: DiskOperation) -> None:
-        self.operations.append(operation)
-        self.size += len(operation.data)
-        while self.size > MOST_KEPT:
-            self.size -= len(self.operations.popleft().data)
+        key = operation.name, operation.sector * operation.source.sector_size
+        self._drop(key)
+        self._operations[key] = operation
+        self._size += len(operation.data)
+        while self._size > MOST_KEPT:
+            self._drop(next(iter(self._operations)))
+
+    def _drop(self, key: tuple[str, int]) -> None:
+        old = self._operations.pop(key, None)
+        self._size -= 0 if old is None else len(old.data)
 
     def data_of(self, command: Command, name: str, start: int, length: int) -> bytes:
         """What was read or written of these bytes of the disk while the command was under way, from
         the first of them on; as much as was captured.
         """
         found = bytearray()
-        for operation in self.operations:
-            at = operation.sector * operation.source.sector_size
-            if operation.name != name or operation.began < command.began:
-                continue
-            if at == start + len(found) and at < start + length:
-                found += operation.data
-                if len(operation.data) < operation.count * operation.source.sector_size:
-                    break
+        while len(found) < length:
+            operation = self._operations.get((name, start + len(found)))
+            if operation is None or operation.began < command.began:
+                break
+            found += operation.data
+            if len(operation.data) < operation.count * operation.source.sector_size:
+                break
         return bytes(found[:length])
 
 
@@ -72,9 +77,11 @@ class Capture(Audience):
         self._interfaces: dict[str, int] = {}
         self._addresses: dict[str, bytes] = {}
         self._blocks: dict[tuple[str, str], int] = {}
-        self._kept: defaultdict[tuple[str, str], _Kept] = defaultdict(_Kept)
+        self._kept: defaultdict[tuple[str, str], Kept] = defaultdict(Kept)
         self._sessions: dict[Source, iscsi.IscsiSession] = {}
         self._queues: dict[tuple[Source, int], nvme_tcp.NvmeTcpQueue] = {}
+        self._tags: dict[Command, int] = {}
+        self._next_tag = 0
 
     def clock(self, offset: int) -> None:
         """A server that was started again: so are its connections."""
@@ -130,9 +137,15 @@ class Capture(Audience):
         time = command.began + self._offset
         asked = scsi_command(command.source.dialect, command.queue, command.native)
         length = asked.blocks * self._block(command)
+        self._next_tag = self._next_tag + 1 & MOST_TAG
+        self._tags[command] = self._next_tag  # the guest's own may be any 64 bits
         self._session(command, time).command(
-            time, _tag(command), _lun(asked.lun), asked.cdb, length, asked.inward
+            time, self._next_tag, _lun(asked.lun), asked.cdb, length, asked.inward
         )
+
+    def given_up(self, command: Command) -> None:
+        """It will never end."""
+        self._tags.pop(command, None)
 
     def ended(self, command: Command) -> None:
         """It has ended."""
@@ -150,7 +163,7 @@ class Capture(Audience):
         elif command.source.dialect in SCSI:
             if _is_packet(command):
                 self._scsi_command(command)
-            session, tag = self._session(command, time), _tag(command)
+            session, tag = self._session(command, time), self._tags.pop(command)
             asked = scsi_command(command.source.dialect, command.queue, command.native)
             if asked.inward is True and (data := self._data(command, READ)):
                 session.data_in(time, tag, _lun(asked.lun), data)
@@ -181,11 +194,6 @@ class Capture(Audience):
 
 def _is_packet(command: Command) -> bool:
     return command.source.dialect == "ata" and command.native.command == Opcode.PACKET
-
-
-def _tag(command: Command) -> int:
-    """An initiator task tag: one session has the tags of all queues."""
-    return (command.queue & 0xFF) << 24 | command.tag & 0xFFFFFF
 
 
 def _lun(lun: int) -> int:

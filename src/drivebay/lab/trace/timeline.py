@@ -60,7 +60,7 @@ class Timeline(Audience):
         return self._processes[source.name]
 
     def _track(self, source: Source, name: str) -> dict[str, int]:
-        """The process and thread of a track; tracks stand in the order of their names."""
+        """The process and thread of a track."""
         pid = self._process(source)
         if (pid, name) not in self._threads:
             tid = self._threads[pid, name] = len(self._threads) + 1
@@ -123,13 +123,13 @@ class Timeline(Audience):
 
     def disk(self, operation: DiskOperation) -> None:
         """A disk has done something."""
-        key = self._process(operation.source), f"disk {operation.source.part}".rstrip()
+        name = f"disk {operation.source.part}".rstrip()
         self._event(
             "X",
             operation.name,
             operation.began,
             dur=(operation.ended - operation.began) / 1000,
-            **self._track(operation.source, key[1]),
+            **self._track(operation.source, name),
             args={
                 "sector": operation.sector,
                 "count": operation.count,
