@@ -13,7 +13,7 @@ from drivebay.lab.trace.formats import convert
 from drivebay.lab.trace.records import read_records
 from tests.lab.trace.test_capture import needs_tshark, said, tshark
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.nightly]
 
 SCRIPT = """
 for disk in /sys/block/vd* /sys/block/sd* /sys/block/nvme*; do
@@ -50,7 +50,7 @@ def test_linux(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ):
         said(lines, *words)
     if "--nvme" in disks:
-        said(lines, "ahci write BAR5 P0CI", "WRITE_DMA", "ahci/0", "READ_")
+        said(lines, "ahci write BAR5 P0CI", "ahci/0 WRITE_FPDMA_QUEUED port 0 lba 16+8: OK")
         said(lines, "nvme write BAR0 CC", "EN=1", "nvme/1 disk write 16+8", "nvme WRITE queue")
     path = tmp_path / "a.pcapng"
     path.write_bytes(made[".pcapng"])

@@ -297,13 +297,30 @@ RECORDS = st.lists(
     ),
     max_size=8,
 )
+NUMBERS = st.integers(0, (1 << 64) - 1)
+PLAIN = st.one_of(NUMBERS, st.binary(max_size=20), st.lists(NUMBERS, max_size=16))
+ENDS = st.one_of(PLAIN, st.fixed_dictionaries({"status": NUMBERS, "sense": st.binary(max_size=20)}))
 START = [(Kind.CLOCK, 0, 0, 0)]
 
 
-@given(st.sampled_from(["nvme", "ata", "scsi", "virtio", "floppy", "what"]), RECORDS)
-def test_any_records(dialect: str, records: list[Any]) -> None:
+DIALECTS = st.sampled_from(["nvme", "ata", "scsi", "virtio", "floppy", "what"])
+
+
+def told_in_every_format(dialect: str, records: list[Any]) -> None:
+    """It is something, or refused."""
     source = (Kind.SOURCE, 0, 1, {"name": "a", "dialect": dialect})
     content = encode([*START, source, *records])
     for ending in (".txt", ".jsonl", ".json", ".pcapng"):
         with contextlib.suppress(TraceError):
             convert(read_records(io.BytesIO(content)), io.BytesIO(), ending)
+
+
+@given(DIALECTS, st.integers(0, 1 << 32), st.integers(0, 1 << 63), PLAIN, ENDS)
+def test_any_commands(dialect: str, queue: int, tag: int, command: Any, outcome: Any) -> None:
+    began = (Kind.BEGAN, 1, 1, queue, tag, command)
+    told_in_every_format(dialect, [began, (Kind.ENDED, 2, 1, queue, tag, outcome)])
+
+
+@given(DIALECTS, RECORDS)
+def test_any_records(dialect: str, records: list[Any]) -> None:
+    told_in_every_format(dialect, records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,6 +25,11 @@ from drivebay.lab.trace.records import (
 __all__ = ["Access", "Audience", "Command", "DiskOperation", "Interrupt", "tell"]
 
 DIALECTS: Final = frozenset({"ata", "floppy", "nvme", "scsi", "virtio"})
+SENSELESS: Final = (
+    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+    *(struct.error, msgspec.ValidationError),
+)
+"""What becomes of numbers and bytes that are no command or outcome."""
 MOST_OPEN: Final = 1 << 16
 """Commands whose end is waited for."""
 
@@ -230,5 +236,5 @@ def tell(records: Iterable[Record], audience: Audience) -> None:
         for record in records:
             teller.tell(record)
         teller.finish()
-    except (KeyError, IndexError, ValueError, TypeError, msgspec.ValidationError) as error:
+    except SENSELESS as error:
         raise TraceError(f"a record that makes no sense: {record!r:.100} ({error!r})") from error
