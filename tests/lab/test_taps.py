@@ -179,11 +179,14 @@ def test_floppy(engine: Engine) -> None:
     disk = puppet("read", 1440 << 10)
     bench = FloppyBench(engine, [FloppyDrive(disk)])
     tap = Recorder(bench.fdc)
-    bench.outb(0x3F2, 0x1C)
+    for control in (0x18, 0x1C):  # it is reset, and polls its drives
+        bench.outb(0x3F2, control)
     for unit in range(4):
         bench.send(0x08)
         assert len(bench.result()) == 2
         assert tap.last()[2:] == (b"\x08", bytes((0xC0 | unit, 0)))
+    bench.motors(0)
+    bench.aim(512)
     bench.send(0x46, 0, 0, 0, 1, 2, 18, 0x1B, 0xFF)
     assert only(bench.fdc, engine).command[0] == 0x46
     bench.outb(0x3F2, 0x18)
