@@ -94,7 +94,7 @@ class Recorder:
 
     def __init__(self, sink: Sink, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self.clock = clock
-        self.fresh: deque[Record] = deque()
+        self.fresh: list[Record] = []
         """Records that nobody has made bytes of."""
         self.lost = 0
         """Records that were left out."""
@@ -131,9 +131,9 @@ class Recorder:
 
     def drain(self) -> None:
         """Make a batch of what there is, for the writer."""
-        fresh = self.fresh
         with self._order:
-            records = [fresh.popleft() for _ in range(len(fresh))]
+            records = self.fresh[:]
+            del self.fresh[: len(records)]  # what comes in between stays
             if self._waiting > MOST_WAITING:
                 self.lost += sum(record[0] > Kind.SOURCE for record in records)
                 records = [record for record in records if record[0] <= Kind.SOURCE]
