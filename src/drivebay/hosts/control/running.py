@@ -33,14 +33,16 @@ def commands(controller: Controller) -> tuple[int, list[CommandState]]:
         for each in observed.in_flight()
     ]
     flying.sort(key=lambda one: one[1].since)
-    return len(flying), [_told(controller, part, each) for part, each in flying[:MOST_COMMANDS]]
+    now = time.monotonic()
+    oldest = flying[:MOST_COMMANDS]
+    return len(flying), [_told(controller, part, each, now) for part, each in oldest]
 
 
-def _told(controller: Controller, part: str, flying: InFlight) -> CommandState:
+def _told(controller: Controller, part: str, flying: InFlight, now: float) -> CommandState:
     name, place = controller.describe(flying.queue, flying.command)
     if part:
         place = f"{controller.name(part)} {place}"
-    age = max(time.monotonic() - flying.since, 0.0)
+    age = max(now - flying.since, 0.0)
     return CommandState(name, place, flying.queue, flying.tag, round(age, 6))
 
 
