@@ -47,6 +47,10 @@ def test_rules_go_to_the_controllers_they_name() -> None:
         ({"nvme": ["mem:1M"], "fault": ["read,on=x:drop"]}, "no controller x"),
         ({"virtio_blk": ["mem:1M"], "fault": ["read:status=unc"]}, "known: ioerr, unsupp"),
         ({"nvme": ["mem:1M"], "fault": ["@nowhere.toml"]}, "nowhere.toml: No such file"),
+        (
+            {"ide": ["mem:1M"], "nvme": ["mem:1M"], "fault": ["read,nsid=1:satus=abrt"]},
+            "did you mean status?",
+        ),
         ({"ide": ["mem:1M"], "fault": ["read:duplicate"]}, "what there is for ata commands"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from drivebay.cli.errors import CliError
 from drivebay.disk.contract import Disk
 from drivebay.disk.errors import DiskOpenError
+from drivebay.disk.scanner import SpecError
 
 if TYPE_CHECKING:
     from drivebay.cli.kind import ControllerConfig
@@ -153,13 +154,14 @@ def give_fault(text: str, controllers: Mapping[str, ControllerConfig]) -> None:
     from drivebay.lab.language import parse_rule, spelled
 
     for where, rule_text in spelled(text):
-        mistake: DiskOpenError | None = None
+        mistake: SpecError | None = None  # the one that made sense for longest
         given = False
         for controller in controllers.values():
             try:
                 rule = parse_rule(rule_text, controller.kind.dialect().VOCABULARY)
-            except DiskOpenError as error:
-                mistake = mistake or error
+            except SpecError as error:
+                if mistake is None or error.position > mistake.position:
+                    mistake = error
                 continue
             wanted = rule.match.controller
             if wanted is not None and wanted not in controllers:
