@@ -254,7 +254,8 @@ run_nightly() {
 		tests/vhd/test_power_cut.py tests/lab/test_powercut_nightly.py || code=1
 	"$VENV/bin/python" -m drivebay.guests.tiny || code=1
 	DRIVEBAY_NIGHTLY=1 DRIVEBAY_STARTS=1000 "$VENV/bin/python" -m pytest --timeout=0 \
-		-m "nightly or not nightly" tests/kvm tests/guest/test_replay.py || code=1
+		-m "nightly or not nightly" tests/kvm tests/guest/test_replay.py \
+		tests/lab/compare/test_guest.py || code=1
 	run_fuzz "${1:-600}" || code=1
 	return "$code"
 }
