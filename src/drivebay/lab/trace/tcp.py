@@ -71,10 +71,14 @@ class Flags(Register8):
     FIN = Bit(0)
 
 
+pack_ip, pack_tcp = Ipv4Header.layout.pack, TcpHeader.layout.pack
+pack_pseudo = PseudoHeader.layout.pack
+
 SYN, ACK, PSH = int(Flags.SYN), int(Flags.ACK), int(Flags.PSH)
 IP_VERSION_AND_WORDS: Final = 0x45
 DO_NOT_FRAGMENT: Final = 0x4000
 TCP_WORDS: Final = 0x50
+HOPS: Final = 64
 
 
 def checksum(data: bytes) -> int:
@@ -121,26 +125,15 @@ class Connection:
         self, time: int, source: _Side, to: _Side, flags: int, data: bytes, comment: str
     ) -> None:
         length = TcpHeader.size + len(data)
-        pseudo = PseudoHeader(source.address, to.address, TCP, length).pack()
         acknowledgement = to.next if flags & ACK else 0
-        header = TcpHeader(
-            *(source.port, to.port, source.next, acknowledgement),
-            *(TCP_WORDS, flags, WINDOW, 0, 0),
-        )
-        header.checksum = checksum(pseudo + header.pack() + data)
+        ends = source.port, to.port, source.next, acknowledgement
+        pseudo = pack_pseudo(source.address, to.address, TCP, length)
+        blank = pack_tcp(*ends, TCP_WORDS, flags, WINDOW, 0, 0)
+        tcp = pack_tcp(*ends, TCP_WORDS, flags, WINDOW, checksum(pseudo + blank + data), 0)
         self._identification = self._identification + 1 & 0xFFFF
-        ip = Ipv4Header(
-            version_ihl=IP_VERSION_AND_WORDS,
-            tos=0,
-            length=Ipv4Header.size + length,
-            identification=self._identification,
-            fragment=DO_NOT_FRAGMENT,
-            ttl=64,
-            protocol=TCP,
-            checksum=0,
-            source=source.address,
-            destination=to.address,
-        )
-        ip.checksum = checksum(ip.pack())
+        size = Ipv4Header.size + length
+        head = (IP_VERSION_AND_WORDS, 0, size, self._identification, DO_NOT_FRAGMENT, HOPS, TCP)
+        addresses = source.address, to.address
+        ip = pack_ip(*head, checksum(pack_ip(*head, 0, *addresses)), *addresses)
         source.next = source.next + len(data) + bool(flags & SYN) & 0xFFFFFFFF
-        self._send(time, ip.pack() + header.pack() + data, comment)
+        self._send(time, ip + tcp + data, comment)
