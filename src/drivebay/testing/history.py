@@ -300,15 +300,20 @@ class History:
         ends = {change.ended for change in self.changes if change.fua}
         ends |= {flush.ended for flush in self.flushes}
         moments = sorted({end - 1 for end in ends if end is not None} | {self.moment})
-        return self.cuts_at(moments)
+        cuts = self.cuts_at(moments)
+        last = next(cuts)
+        for cut in cuts:
+            if cut.stable is not last.stable:
+                yield last
+            last = cut
+        yield last
 
-    def cuts_at(self, moments: Sequence[int]) -> Iterator[Cut]:
-        """At `moments`, ascending; of two between which nothing became stable the later one."""
+    def cuts_at(self, moments: Iterable[int]) -> Iterator[Cut]:
+        """The power fails at each of `moments`, which ascend."""
         stable = Pieces()
         begun: list[Change] = []
         number = covered = 0
         flushes = deque(sorted(self.flushes, key=lambda flush: flush.ended))
-        last: Cut | None = None
         for moment in moments:
             while number < len(self.changes) and self.changes[number].began <= moment:
                 begun.append(self.changes[number])
@@ -316,15 +321,12 @@ class History:
             while flushes and flushes[0].ended <= moment:
                 covered = max(covered, flushes.popleft().began)
             certain = [change for change in begun if change.is_stable(moment, covered)]
-            if certain and last is not None:
-                yield last
+            if certain:
+                begun = [change for change in begun if not change.is_stable(moment, covered)]
                 stable = Pieces(stable)
-            for change in certain:
-                stable.paint(*_span(change), change)
-            begun = [change for change in begun if not change.is_stable(moment, covered)]
-            last = Cut(self, moment, stable, [each for each in begun if _shows(stable, each)])
-        if last is not None:
-            yield last
+                for change in certain:
+                    stable.paint(*_span(change), change)
+            yield Cut(self, moment, stable, [each for each in begun if _shows(stable, each)])
 
     def size_with(self, moment: int, kept: Sequence[Kept]) -> int:
         """Bytes of the disk at `moment` if `kept` is left of what nothing had made stable."""

@@ -91,9 +91,9 @@ class PowerCutDisk(Filter):
     def states(self, count: int, seed: int = 0) -> Iterator[State]:
         """`count` of them, at moments from first to last. The same `seed` gives the same."""
         chance = random.Random(seed)
-        for number in range(count):
-            moment = self.moment * (number + 1) // count
-            yield State(moment, self._left(self.history.cut(moment).draw(chance)))
+        moments = (self.moment * number // count for number in range(1, count + 1))
+        for cut in self.history.cuts_at(moments):
+            yield State(cut.moment, self._left(cut.draw(chance)))
 
     def _left(self, image: Image) -> bytearray:
         data = self._start[: image.size].ljust(image.size, b"\0")
