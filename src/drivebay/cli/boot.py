@@ -17,7 +17,7 @@ from drivebay.cli.frontends import bootable
 from drivebay.cli.memory import parse_memory
 from drivebay.cli.serve import metrics_option
 from drivebay.cli.terminal import print_json, progress, stream
-from drivebay.cli.trace import refuse_trace
+from drivebay.cli.trace import refuse_trace, trace_wish
 
 if TYPE_CHECKING:
     from drivebay.cli.boot_pc import Host
@@ -143,6 +143,7 @@ def command(
         raise CliError("--floppy is for machines of ours", "--host unicorn has the controller")
     configs = parse_controllers(words)
     check_servable(configs)
+    trace_wish(words)
     parse_memory("--memory", memory, most=MOST_MEMORY)
     if script is not None and (kernel or firmware):
         raise CliError("--run needs the guest that we know", "leave --kernel and --firmware out")

@@ -130,8 +130,9 @@ def test_what_the_option_says() -> None:
     "text", ["a.pcap", "a.txt,colour", "a.txt,data=2M", "a.txt,data=", "a.txt,data=1x"]
 )
 def test_options_that_make_no_sense(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "--virtio-blk", "mem:1M", "--trace", text]) == 1
-    assert capsys.readouterr().err.startswith("drivebay: error: ")
+    for command in ("serve", "boot"):
+        assert main([command, "--virtio-blk", "mem:1M", "--trace", text]) == 1
+        assert capsys.readouterr().err.startswith("drivebay: error: ")
 
 
 def test_one_trace_at_a_time() -> None:
