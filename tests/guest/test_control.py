@@ -108,6 +108,25 @@ def test_a_disk_comes_grows_and_goes(machine: tuple[Guest, Control, Path], contr
     assert disks(guest) == before
 
 
+@pytest.mark.parametrize(
+    ("controller", "disk"),
+    [("vda", "/dev/vda"), ("nvme", "/dev/nvme0n1"), ("scsi", "/dev/sd?"), ("ahci", "/dev/sd?")],
+)
+def test_a_guest_waits_for_a_controller_that_is_stopped(
+    machine: tuple[Guest, Control, Path], controller: str, disk: str
+) -> None:
+    """Which of the two that SCSI knows is whose does not matter: both are read."""
+    guest, control, _ = machine
+    read = f"for d in {disk}; do dd if=$d of=/dev/null bs=4k count=1 iflag=direct || exit 1; done"
+    ok(guest, "rm -f /tmp/status; dmesg -c >/dev/null")
+    control.stop(controller)
+    ok(guest, f"( ({read}); echo $? >/tmp/status ) >/dev/null 2>&1 &")
+    ok(guest, "sleep 1; [ ! -e /tmp/status ]")
+    control.cont(controller)
+    wait_for(guest, "[ -s /tmp/status ]")
+    assert ok(guest, "cat /tmp/status; dmesg") == "0"
+
+
 def test_what_the_tree_says_has_been_done(machine: tuple[Guest, Control, Path]) -> None:
     guest, control, _ = machine
     before = {each.id: each for each in control.tree().controllers}
