@@ -47,6 +47,7 @@ PEERS: Final = {
     "ahci": AHCI,
     "ahci-ncq": AHCI,
     "virtio-blk": Peer((f"virtio-blk-pci,serial={{plate}},{DRIVE}",), "virtio-pci.*"),
+    "nvme": Peer(("nvme,serial={plate},dbcs=off", f"nvme-ns,{DRIVE}"), "nvme"),
     "nvme-dbbuf": Peer(("nvme,serial={plate}", f"nvme-ns,{DRIVE}"), "nvme"),
 }
 OUR_REGISTERS: Final = "vfio-user:.*|virtio-pci.*"

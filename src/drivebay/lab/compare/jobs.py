@@ -19,7 +19,7 @@ class Contender:
     in_guest: bool = True
     """Linux has a driver for it."""
     peer: bool = True
-    """QEMU has it, too, and Linux works that in this way."""
+    """QEMU has it, too."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ CONTENDERS: Final = (
     Contender("ahci", "AHCI"),
     Contender("ahci-ncq", "AHCI with NCQ"),
     Contender("virtio-blk", "virtio-blk"),
-    # Linux uses doorbells in memory where it is offered them, and QEMU always offers them.
-    Contender("nvme", "NVMe", peer=False),
+    Contender("nvme", "NVMe"),
     Contender("nvme-dbbuf", "NVMe, shadow doorbells"),
 )
 """From the oldest to the newest."""
