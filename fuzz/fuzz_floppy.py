@@ -10,6 +10,8 @@ after a reset the controller waits for a command.
 
 from __future__ import annotations
 
+import logging
+
 import atheris  # type: ignore[import-untyped]
 
 with atheris.instrument_imports(
@@ -150,5 +152,6 @@ def one_input(data: bytes) -> None:
 
 if __name__ == "__main__":
     # No error is left out.
-    floppy_controller.guest_log = RationedLog(floppy_controller.log, burst=1 << 60)
+    log = logging.getLogger(floppy_controller.__name__)
+    floppy_controller.guest_log = RationedLog(log, burst=1 << 60)
     fuzz(one_input, "-timeout=10", f"-max_len={1 << 9}", "-len_control=0")

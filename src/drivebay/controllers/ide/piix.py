@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from drivebay.ata.device import Device
-from drivebay.controllers.ide.channel import Channel, CommandPorts, ControlPorts
+from drivebay.controllers.ide.channel import Channel, ControlPorts
 from drivebay.controllers.ide.registers import IdeTiming, PiixConfig
 from drivebay.platform.interrupts import Line
 from drivebay.platform.memory import GuestMemory
