@@ -69,7 +69,9 @@ def command(
     svg: Path | None,
     png: Path | None,
 ) -> None:
-    """Compare storage controllers: the same jobs on the same disk, ours and QEMU's own.
+    """Compare controllers: the same jobs on the same disk.
+
+    Ours and QEMU's own, in one guest, or ours in this process.
 
     Rates, register accesses, exits, interrupts and bytes of each request, and how many are worked
     at once; in a Linux guest, or with --no-vm in this process.

@@ -37,11 +37,11 @@ def test_{name}() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(file: Path, cut: Path | None, test: Path | None, as_json: bool) -> int:
-    """Replay what `serve --record` or `boot --record` has recorded of a controller.
+    """Replay a recording of a controller: does it do the same?
 
-    The controller is made again and gets what it got: register accesses, memory, what its disks
-    answered, time. No virtual machine is needed, and no disk. It must do what it did; the first
-    difference is shown, and the exit status is 1.
+    `serve --record` and `boot --record` make one. The controller is made again and gets what it
+    got: register accesses, memory, what its disks answered, time. No virtual machine is needed,
+    and no disk. It must do what it did; the first difference is shown, and the exit status is 1.
 
     \b
     drivebay boot --nvme mem:64M --record boot.dbreplay --run 'mkfs.ext4 /dev/nvme0n1'
