@@ -71,10 +71,8 @@ def command(
 ) -> None:
     """Compare controllers: the same jobs on the same disk.
 
-    Ours and QEMU's own, in one guest, or ours in this process.
-
-    Rates, register accesses, exits, interrupts and bytes of each request, and how many are worked
-    at once; in a Linux guest, or with --no-vm in this process.
+    Ours and QEMU's own in a Linux guest, or with --no-vm ours in this process: rates, register
+    accesses, exits, interrupts and bytes of each request, and how many are worked at once.
 
     \b
     drivebay lab compare --html compare.html
