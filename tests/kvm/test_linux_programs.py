@@ -40,13 +40,10 @@ try() {{
 	while [ ! -b "$1" ]; do sleep 0.1; done
 	mkfs.ext4 -q "$1"
 	mount "$1" /mnt
-	dd if=/dev/urandom of=/mnt/file bs=1M count=16 conv=fsync 2>/dev/null
-	cp /mnt/file /mnt/copy
+	fio --name=verify --filename=/mnt/file --size=16M --rw=randwrite --bs=4k --ioengine=libaio \\
+		--iodepth=16 --direct=1 --verify=crc32c --do_verify=1 --minimal >/dev/null
 	umount /mnt
 	e2fsck -fn "$1" >/dev/null
-	mount "$1" /mnt
-	cmp /mnt/file /mnt/copy
-	umount /mnt
 }}
 eval "$(tr ' ' '\\n' </proc/cmdline | grep ^disks=)"
 first=${{disks%,*}} second=${{disks#*,}}
@@ -65,7 +62,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     archive = Archive()
     archive.file("init", SCRIPT.encode(), 0o755)
     path = tmp_path_factory.mktemp("programs") / "initramfs"
-    path.write_bytes(initramfs(tree, Kernel(tree).modules).read_bytes() + archive.build())
+    path.write_bytes(initramfs(tree, Kernel(tree).modules, ["fio"]).read_bytes() + archive.build())
     return path
 
 
