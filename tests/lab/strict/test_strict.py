@@ -12,14 +12,27 @@ import pytest
 
 from drivebay.ata.disk import AtaDisk
 from drivebay.controllers.ahci.registers import PORT_SIZE, PORTS_AT
+from drivebay.controllers.floppy.ports import FloppyPorts
+from drivebay.drivers.floppy import Via as FloppyVia
 from drivebay.drivers.ide import Via
-from drivebay.lab.strict import JUDGES, DriverSin, Sins, VirtioJudge, be_strict, judged
+from drivebay.lab.strict import (
+    JUDGES,
+    DriverSin,
+    FloppyJudge,
+    Sins,
+    VirtioJudge,
+    be_strict,
+    judged,
+)
+from drivebay.lab.strict.judge import JudgedPorts
 from drivebay.platform.engine import Engine
 from drivebay.platform.mmio import MmioSpace
+from drivebay.platform.ports import PortRegion
 from tests.ahci.support import BAR as AHCI_BAR
 from tests.ahci.support import FUNCTION as AHCI_FUNCTION
 from tests.ahci.support import SLOT as AHCI_SLOT
 from tests.ahci.support import Bench as AhciBench
+from tests.floppy.support import Bench as FloppyBench
 from tests.ide.support import FUNCTION as IDE_FUNCTION
 from tests.ide.support import SLOT as IDE_SLOT
 from tests.ide.support import Bench as IdeBench
@@ -294,8 +307,45 @@ def test_virtio(bench: MakeBench, rule: str) -> None:
     caught(partial(virtio, bench), VIRTIO_SINS[rule], rule)
 
 
+def floppy(engine: Engine, sins: Sins) -> FloppyBench:
+    found = FloppyBench(engine)
+    found.ports.wrap(lambda region: judged_floppy(found, sins, region))
+    return found
+
+
+def judged_floppy(bench: FloppyBench, sins: Sins, region: PortRegion) -> PortRegion:
+    if not isinstance(region, FloppyPorts):
+        return region
+    return JudgedPorts(FloppyJudge(bench.fdc, sins), region)
+
+
+FLOPPY_SINS: dict[str, Act] = {
+    "access-width": lambda bench: bench.ports.read(0x3F2, 2),
+    "fifo-not-ready": acts(out(0x3F2, 0x00), out(0x3F5, 0x08)),
+    "fifo-other-way": lambda bench: bench.ports.read(0x3F5, 1),
+}
+
+
+@pytest.mark.parametrize("rule", FLOPPY_SINS)
+def test_floppy(engine: Engine, rule: str) -> None:
+    sins = Sins()
+    FLOPPY_SINS[rule](floppy(engine, sins))
+    assert set(sins.counts) == {rule}
+    with pytest.raises(DriverSin):
+        FLOPPY_SINS[rule](floppy(engine, Sins(errors=True)))
+
+
+@pytest.mark.parametrize("via", FloppyVia)
+def test_our_floppy_driver(engine: Engine, via: FloppyVia) -> None:
+    sins = Sins(errors=True)
+    disk = floppy(engine, sins).disk(via)
+    disk.write(9, noise(512, 7))
+    assert disk.read(9, 1) == noise(512, 7)
+    assert not sins.counts
+
+
 def test_every_rule_is_tested() -> None:
-    tested = {*NVME_SINS, *AHCI_SINS, *IDE_SINS, *VIRTIO_SINS} | {
+    tested = {*NVME_SINS, *AHCI_SINS, *IDE_SINS, *VIRTIO_SINS, *FLOPPY_SINS} | {
         *("doorbell-before-ready", "enabled-without-admin-queues"),
         *("enabled-before-reset-done", "disabled-before-ready"),
         *("started-before-stopped", "started-while-busy", "slot-in-use", "access-in-reset"),

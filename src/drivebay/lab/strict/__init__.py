@@ -10,6 +10,7 @@ from drivebay.controllers.ide.channel import Channel
 from drivebay.controllers.nvme import Nvme
 from drivebay.controllers.virtio.pci import PciRegisterBlock
 from drivebay.lab.strict.ahci import AhciJudge
+from drivebay.lab.strict.floppy import FloppyJudge
 from drivebay.lab.strict.ide import CommandBlockJudge, ControlBlockJudge
 from drivebay.lab.strict.judge import DriverSin, Judge, JudgedPorts, Rule, Sin, Sins, judged
 from drivebay.lab.strict.nvme import NvmeJudge
@@ -22,6 +23,7 @@ __all__ = [
     "CommandBlockJudge",
     "ControlBlockJudge",
     "DriverSin",
+    "FloppyJudge",
     "Judge",
     "NvmeJudge",
     "Rule",
@@ -32,7 +34,14 @@ __all__ = [
     "judged",
 ]
 
-JUDGES = (NvmeJudge, AhciJudge, CommandBlockJudge, ControlBlockJudge, VirtioJudge)
+JUDGES = (
+    NvmeJudge,
+    AhciJudge,
+    CommandBlockJudge,
+    ControlBlockJudge,
+    VirtioJudge,
+    FloppyJudge,
+)
 
 
 def be_strict(function: PciFunction, sins: Sins, name: str = "") -> None:
