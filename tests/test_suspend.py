@@ -187,17 +187,20 @@ def test_who_wants_to_be_alone_waits_for_the_others_and_they_for_him() -> None:
         await blocking(lambda: None)
         alone.give(None)
 
-    done = Promise[None]()
-    done.give(None)
+    def done() -> Promise[None]:
+        promise = Promise[None]()
+        promise.give(None)
+        return promise
+
     run(
         together(
             [
                 beside("a", first),
                 beside("b", second),
                 by_himself("alone", alone),
-                beside("c", done),
-                by_himself("last", done),
-                beside("d", done),
+                beside("c", done()),
+                by_himself("last", done()),
+                beside("d", done()),
                 give(),
             ]
         )

@@ -30,6 +30,7 @@ from drivebay.disk.filters.throttle import Limits, Throttle
 from drivebay.disk.layers.disk import DiskLayer
 from drivebay.disk.layers.layered import LayeredDisk
 from drivebay.disk.layers.ram import RamLayer
+from drivebay.lab.trace.disks import TracedDisk
 from drivebay.suspend import run
 from drivebay.testing import PowerCutDisk, PuppetDisk, RecordingDisk
 from tests.disk.support import fill
@@ -188,6 +189,7 @@ FILTERS: dict[str, Callable[[Disk], Filter]] = {
     "power-cut": PowerCutDisk,
     "puppet": lambda below: PuppetDisk(below, holds=lambda name, sector, count: False),
     "recording": RecordingDisk,
+    "traced": TracedDisk,
     "stop-on-error": lambda below: StopOnError(below, lambda name, error: True),
     "cache": lambda below: Cache(below, "writethrough"),
     "crypt": crypt,

@@ -309,6 +309,9 @@ class NvmeRig(Rig):
     def write(self, lba: int, data: bytes) -> None:
         self._try(lambda: self.namespace.write(lba, data))
 
+    def patient(self, turns: int) -> None:
+        self.driver.patience = turns
+
     def _try(self, act: Callable[[], bytes | None]) -> bytes:
         try:
             return act() or b""

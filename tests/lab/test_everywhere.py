@@ -12,7 +12,7 @@ from drivebay.lab.rules import Direction
 from drivebay.platform.engine import Engine
 from tests.ide.support import content, filled, noise
 
-from .rigs import MIB, RIGS, Failed, Lost, Rig, VirtioRig
+from .rigs import MIB, PATIENCE, RIGS, Failed, Lost, Rig, VirtioRig
 
 ORIGINAL = noise(MIB, 1)
 DATA = noise(4096, 7)
@@ -66,7 +66,9 @@ def test_an_error_of_the_disk(rig: Rig) -> None:
 def test_delay_and_hold(rig: Rig, name: str) -> None:
     rig.rules("read,nth=1:delay=1ms", "io,nth=2:hold")
     before = rig.engine.now
+    rig.patient(1 << 40)  # as long as it takes
     assert rig.read(0, 8) == ORIGINAL[:4096]
+    rig.patient(PATIENCE)
     assert rig.engine.now - before >= 0.001
     with pytest.raises(Lost):
         rig.read(0, 8)

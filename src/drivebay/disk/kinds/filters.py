@@ -355,7 +355,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     Kind("prwrap", "prwrap:DISK", _prwrap),
     Kind("prfile", "prfile:STATE:DISK", _prfile),
     Kind("delay", "delay:PROFILE:DISK", _delay),
-    Kind("discard", "discard:zeroes|unspecified|ignored:DISK", _discard),
+    Kind("discard", "discard:BEHAVIOUR:DISK", _discard),
     Kind("throttle", "throttle:LIMITS:DISK", _throttle),
     Kind("striped", "striped:[CHUNK][DISK]...", _striped),
     Kind("record", "record:FILE:DISK", _record),
