@@ -158,7 +158,7 @@ class ScsiRig(Rig):
         self.dead = ""
         ended: list[bool] = []
         self.initiator.target.reset(lambda: ended.append(True))
-        assert ended
+        assert self.engine.run_until(lambda: bool(ended))  # a delay may just have ended
         self.initiator.unit._attentions.clear()
 
 

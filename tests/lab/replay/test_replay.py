@@ -200,7 +200,15 @@ def test_a_recording_whose_writer_was_killed(tmp_path: Path, engine: Engine) -> 
         assert 0 < replay(torn, nvme) <= every
 
 
-@pytest.mark.parametrize("content", [b"", b"text", gzip.compress(b"text" * 9), gzip.compress(b"")])
+NOT_RECORDINGS = {
+    "nothing": b"",
+    "text": b"text",
+    "compressed text": gzip.compress(b"text" * 9),
+    "compressed nothing": gzip.compress(b""),
+}
+
+
+@pytest.mark.parametrize("content", NOT_RECORDINGS.values(), ids=NOT_RECORDINGS)
 def test_no_recording(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
