@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD)
 
 # A machine that others use too may be slow at any moment: that is no failure.
 # DRIVEBAY_SAME_EXAMPLES has the same code meet the same examples: what CI says, it says again.
@@ -15,3 +20,15 @@ settings.register_profile(
     derandomize="DRIVEBAY_SAME_EXAMPLES" in os.environ,
 )
 settings.load_profile("drivebay")
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> Iterator[None]:
+    """A program that a later test starts would inherit what is ignored or blocked here."""
+
+    def state() -> object:
+        return [signal.getsignal(n) for n in SIGNALS], signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    before = state()
+    yield
+    assert state() == before
