@@ -25,7 +25,7 @@ def recorded(path: Path, **texts: list[str]) -> Path:
     """A recording of a little that a guest does to the controller that `texts` describe."""
     [controller] = parse(**texts, record=[str(path)])
     engine = Engine(workers=0)
-    recorder = record(controller, engine)
+    recorder, controller = record(controller, engine)
     function, places, _ = controller.kind.serve.make(  # type: ignore[attr-defined]
         controller, recorder.memory, recorder.engine
     )

@@ -7,44 +7,27 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from drivebay.cli.errors import CliError
-from drivebay.cli.kind import ControllerConfig, Served
+from drivebay.cli.kind import ControllerConfig, Served, wrapped
 from drivebay.cli.trace import traced
-from drivebay.disk.spec import Node, parse_attachment
+from drivebay.disk.spec import parse_attachment
 from drivebay.hosts.control.bay import Bay, Controller, Described
 from drivebay.hosts.control.messages import Refused
 
 if TYPE_CHECKING:
     from drivebay.disk.contract import Disk
 
-__all__ = ["bay_of", "with_layers"]
+__all__ = ["bay_of", "layered"]
 
 
-def with_layers(controllers: Iterable[ControllerConfig]) -> list[ControllerConfig]:
-    """The same, but that the disks that are opened for writing can be given layers."""
-    return [
-        replace(controller, disks=[_with_layers(disk) for disk in controller.disks])
-        for controller in controllers
-    ]
+def layered(disk: Disk) -> Disk:
+    """The disk, so that it can be given layers if it was opened for writing."""
+    from drivebay.disk.layers.disk import DiskLayer
+    from drivebay.disk.layers.layered import LayeredDisk
 
-
-def _with_layers(wanted: Any) -> Any:
-    """What a kind says of a disk, but for how that is opened."""
-    attachment = wanted.attachment
-    return replace(wanted, attachment=replace(attachment, disk=_layered(attachment.disk)))
-
-
-def _layered(node: Node) -> Node:
-    def opener(read_only: bool) -> Disk:
-        from drivebay.disk.layers.disk import DiskLayer
-        from drivebay.disk.layers.layered import LayeredDisk
-
-        disk = node.open(read_only)
-        # Reservations are the top layer's, and a layer that is put on later has none.
-        if disk.read_only or isinstance(disk, LayeredDisk) or disk.reservations is not None:
-            return disk
-        return LayeredDisk([DiskLayer(disk)])
-
-    return replace(node, opener=opener)
+    # Reservations are the top layer's, and a layer that is put on later has none.
+    if disk.read_only or isinstance(disk, LayeredDisk) or disk.reservations is not None:
+        return disk
+    return LayeredDisk([DiskLayer(disk)])
 
 
 def bay_of(
@@ -99,7 +82,7 @@ class _Adder:
         """The disk that `text` names, in its place beside `others`. Raises `CliError`."""
         kind, attachment = self._kind, parse_attachment(text)
         options = attachment.checked(kind.disk_flags, kind.disk_keys)
-        wanted = traced(_with_layers(kind.attach(attachment, options)))
+        wanted = wrapped(wrapped(kind.attach(attachment, options), layered), traced)
         placed = kind.place([*others, wanted])
         mine = next(each for each in placed if each.attachment is wanted.attachment)
         kind.check(replace(self._config, disks=[mine]))

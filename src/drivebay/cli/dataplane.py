@@ -42,13 +42,13 @@ class DataPlane:
     ) -> None:
         self._engine = Engine()
         if control is not None:
-            from drivebay.cli.control import with_layers
+            from drivebay.cli.control import layered
 
-            controllers = with_layers(controllers)
+            controllers = [controller.wrapped(layered) for controller in controllers]
         if control is not None or trace is not None:
-            from drivebay.cli.trace import with_traced_disks
+            from drivebay.cli.trace import traced
 
-            controllers = with_traced_disks(controllers)
+            controllers = [controller.wrapped(traced) for controller in controllers]
         self._served: dict[str, Served] = {
             controller.id: controller.kind.serve(controller, self._engine, listener)
             for controller, listener in zip(controllers, listeners, strict=True)

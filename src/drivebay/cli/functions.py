@@ -159,15 +159,12 @@ class FunctionServer:
         from drivebay.hosts.vfio_user.memory import ClientMemory
         from drivebay.hosts.vfio_user.server import VfioUserServer
 
-        recorder = None if controller.record is None else record(controller, engine)
-        if recorder is None:
-            memory = ClientMemory()
-            function, places, faults = self.make(controller, memory, engine)
-            shown = function
-        else:
-            memory = recorder.memory
-            function, places, faults = self.make(controller, memory, recorder.engine)
-            shown = recorder.show(function)
+        recorder, memory, own_engine = None, ClientMemory(), engine
+        if controller.record is not None:
+            recorder, controller = record(controller, engine)
+            memory, own_engine = recorder.memory, recorder.engine
+        function, places, faults = self.make(controller, memory, own_engine)
+        shown = function if recorder is None else recorder.show(function)
         statistics, inside = self.statistics, self.inside
         return Served(
             VfioUserServer(shown, memory, engine, listener, owned=False),

@@ -7,7 +7,7 @@ kind's own option, as ``--ide SPEC,...``, says both at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from drivebay.cli.errors import CliError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import socket
 
     from drivebay.cli.places import Places
+    from drivebay.disk.contract import Disk
     from drivebay.hosts.connection import SocketServer
     from drivebay.hosts.control.bay import Faults, Health, Saved
     from drivebay.hosts.control.messages import QueueState
@@ -25,10 +26,25 @@ if TYPE_CHECKING:
     from drivebay.platform.engine import Engine
     from drivebay.platform.observer import Observed
 
-__all__ = ["AtRest", "Attached", "ControllerConfig", "Kind", "Options", "Served", "number"]
+__all__ = [
+    "AtRest",
+    "Attached",
+    "ControllerConfig",
+    "Kind",
+    "Options",
+    "Served",
+    "Wrap",
+    "number",
+    "opened_by",
+    "wrapped",
+]
 
 Options = Mapping[str, str | bool]
 """What was said after a disk or a controller, checked: flags are booleans, keys have strings."""
+Wrap = Callable[["Disk"], "Disk"]
+"""Makes of a disk another that stands on it."""
+Opener = Callable[[bool], "Disk"]
+"""Opens a disk, only to be read or not."""
 
 
 class Attached(Protocol):
@@ -134,6 +150,23 @@ class ControllerConfig:
     def attachments(self) -> list[Attachment]:
         """What its disks are."""
         return [disk.attachment for disk in self.disks]
+
+    def wrapped(self, wrap: Wrap) -> ControllerConfig:
+        """The same, but that `wrap` is put around each disk when it is opened."""
+        return replace(self, disks=[wrapped(disk, wrap) for disk in self.disks])
+
+
+def wrapped(wanted: Any, wrap: Wrap) -> Any:
+    """What a kind says of a disk, but that `wrap` is put around that when it is opened."""
+    node = wanted.attachment.disk
+    return opened_by(wanted, lambda read_only: wrap(node.open(read_only)))
+
+
+def opened_by(wanted: Any, opener: Opener) -> Any:
+    """What a kind says of a disk, but for how that is opened."""
+    attachment = wanted.attachment
+    node = replace(attachment.disk, opener=opener)
+    return replace(wanted, attachment=replace(attachment, disk=node))
 
 
 def number(options: Options, name: str, low: int, high: int, text: str, default: int) -> int:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from drivebay.cli.errors import CliError
-from drivebay.cli.kind import ControllerConfig
+from drivebay.cli.kind import ControllerConfig, opened_by
 
 if TYPE_CHECKING:
-    from drivebay.disk.contract import Disk
     from drivebay.lab.replay import Recorder, Recording
     from drivebay.platform.engine import Engine
 
@@ -21,8 +18,8 @@ ANY_DISK = "mem:1M"
 """Stands in a recording for the disks' own names, which say nothing there: none is opened."""
 
 
-def record(controller: ControllerConfig, engine: Engine) -> Recorder:
-    """What records a controller; its disks are the recorder's from now on. Raises `CliError`."""
+def record(controller: ControllerConfig, engine: Engine) -> tuple[Recorder, ControllerConfig]:
+    """What records a controller, and that with the recorder's disks. Raises `CliError`."""
     from drivebay.lab.replay import Recorder
 
     assert controller.record is not None
@@ -34,22 +31,7 @@ def record(controller: ControllerConfig, engine: Engine) -> Recorder:
         words = [(name, text.replace(spec, ANY_DISK, 1)) for name, text in words]
     header = {"words": words, "socket": controller.socket}
     recorder = Recorder(Path(controller.record), engine, header)
-    _put(controller, lambda open_below: lambda read_only: recorder.disk(open_below(read_only)))
-    return recorder
-
-
-Opener = Callable[[bool], "Disk"]
-
-
-def _put(controller: ControllerConfig, change: Callable[[Opener], Opener]) -> None:
-    """Have its disks opened another way."""
-
-    def changed(disk: Any) -> Any:
-        node = disk.attachment.disk
-        attachment = replace(disk.attachment, disk=replace(node, opener=change(node.open)))
-        return replace(disk, attachment=attachment)
-
-    controller.disks = [changed(disk) for disk in controller.disks]
+    return recorder, controller.wrapped(recorder.disk)
 
 
 def replay(recording: Recording) -> int:
@@ -67,7 +49,7 @@ def replay(recording: Recording) -> int:
     [controller] = parse_controllers([(name, text) for name, text in header["words"]])
     controller.socket = header["socket"]
     player = Player(recording)
-    _put(controller, lambda _open_below: lambda _read_only: player.disk())
+    controller.disks = [opened_by(each, lambda _: player.disk()) for each in controller.disks]
     server = controller.kind.serve
     assert isinstance(server, FunctionServer)
     function, _, _ = server.make(controller, player.memory, player.engine)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from drivebay.cli.errors import CliError
@@ -13,7 +13,7 @@ from drivebay.hosts.control.messages import Refused, Traced
 from drivebay.suspend import blocking
 
 if TYPE_CHECKING:
-    from drivebay.cli.kind import ControllerConfig, Served
+    from drivebay.cli.kind import Served
     from drivebay.disk.contract import Disk
     from drivebay.hosts.control.bay import Bay
     from drivebay.lab.trace import Recorder, TracedDisk
@@ -26,7 +26,6 @@ __all__ = [
     "refuse_trace",
     "trace_wish",
     "traced",
-    "with_traced_disks",
 ]
 
 FLAGS: Final = ("disk", "registers", "interrupts", "all")
@@ -88,24 +87,11 @@ def refuse_trace(words: Iterable[tuple[str, str]], hint: str) -> None:
         raise CliError("--trace is for controllers on a socket", hint)
 
 
-def with_traced_disks(controllers: Iterable[ControllerConfig]) -> list[ControllerConfig]:
-    """The same, but that what they ask of their disks can be recorded at any time."""
-    return [
-        replace(controller, disks=[traced(disk) for disk in controller.disks])
-        for controller in controllers
-    ]
+def traced(disk: Disk) -> Disk:
+    """The disk, so that what is asked of it can be recorded at any time."""
+    from drivebay.lab.trace import TracedDisk
 
-
-def traced(wanted: Any) -> Any:
-    """What a kind says of a disk, but for how that is opened."""
-    node = wanted.attachment.disk
-
-    def opener(read_only: bool) -> Disk:
-        from drivebay.lab.trace import TracedDisk
-
-        return TracedDisk(node.open(read_only))
-
-    return replace(wanted, attachment=replace(wanted.attachment, disk=replace(node, opener=opener)))
+    return TracedDisk(disk)
 
 
 class TraceDesk:
