@@ -11,12 +11,12 @@ from drivebay.lab.compare import (
     WRITES,
     Contender,
     Row,
-    benches,
     compare_in_process,
 )
 from drivebay.lab.compare.benches import BENCHES, DEPTH
 from drivebay.lab.compare.counting import Meter
 from drivebay.lab.compare.jobs import job
+from drivebay.lab.trace import boards
 from drivebay.suspend import run
 from drivebay.testing import RecordingDisk
 
@@ -98,8 +98,8 @@ def test_nothing_stands_in_the_way_unless_somebody_counts(
     def refuse(*_arguments: object) -> None:
         raise AssertionError("somebody counts")
 
-    monkeypatch.setattr(benches, "CountedPorts", refuse)
-    monkeypatch.setattr(benches, "CountedRegion", refuse)
+    monkeypatch.setattr(boards, "WatchedPorts", refuse)
+    monkeypatch.setattr(boards, "WatchedMmio", refuse)
     bench = BENCHES[contender.name](RamDisk(SIZE), None)
     bench.move([0], 4096, False)
     bench.close()

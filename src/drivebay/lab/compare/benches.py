@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -23,17 +22,16 @@ from drivebay.drivers.ahci.port import split
 from drivebay.drivers.arena import Arena
 from drivebay.drivers.ide import AtaCommand, IdeDriver, Via
 from drivebay.drivers.nvme import NvmeDriver
-from drivebay.drivers.pci import Ports
 from drivebay.drivers.virtio_blk import VirtioBlk
 from drivebay.drivers.virtio_driver import Offered
 from drivebay.drivers.virtio_ring import Buffer
-from drivebay.lab.compare.counting import CountedPorts, CountedRegion, Meter
+from drivebay.lab.compare.counting import Meter
+from drivebay.lab.trace.boards import watch_registers
 from drivebay.platform.board import Board
 from drivebay.platform.engine import Engine
 from drivebay.platform.interrupts import Line
 from drivebay.platform.memory import GuestMemory
 from drivebay.platform.pci import Command, ConfigMechanism1, Header, PciBus, PciFunction
-from drivebay.platform.ports import PortRegion
 
 __all__ = ["BENCHES", "Bench"]
 
@@ -50,12 +48,13 @@ class Bench(ABC):
     """A controller with `disk`, on a board, and its driver. With a `meter` accesses are counted."""
 
     def __init__(self, disk: Disk, meter: Meter | None = None) -> None:
-        self.meter = meter or Meter()
-        self.counted = meter is not None
+        self._meter = meter
         self.sector = disk.sector_size
         self.engine = Engine()
         self.board = Board(self.engine, GuestMemory.of_size(RAM_SIZE))
         self.board.interrupt = lambda _number, level: self._interrupted(level)
+        if meter is not None:
+            watch_registers(self.board, meter)
         self.memory = self.board.memory
         self.arena = Arena(self.memory, ARENA, RAM_SIZE - ARENA)
         self.buffer = self.arena.take(LARGEST, 0x10000)
@@ -64,15 +63,11 @@ class Bench(ABC):
 
     def _interrupted(self, level: bool) -> None:
         self.level = level
-        self.meter.interrupts += level
+        if self._meter is not None:
+            self._meter.interrupt("", level)
 
     def plug(self, function: PciFunction, bar: int) -> None:
         """Put a function on PCI bus 0, its registers of `bar` at `BAR`, and let it master it."""
-        if self.counted:
-            registers = function.bars[bar]
-            assert registers.region is not None and not isinstance(registers.region, PortRegion)
-            counted = CountedRegion(registers.region, self.meter)
-            function.bars[bar] = replace(registers, region=counted)
         bus = PciBus(
             self.board.ports, self.board.mmio, lambda _line, level: self._interrupted(level)
         )
@@ -102,9 +97,8 @@ class IdeBench(Bench):
         bus = PciBus(board.ports, board.mmio)
         bus.plug(SLOT, 0, ide)
         board.ports.map(0xCF8, ConfigMechanism1(bus))
-        ports: Ports = CountedPorts(board.ports, self.meter) if self.counted else board.ports
         driver = IdeDriver(
-            ports,
+            board.ports,
             self.arena,
             poll=self.turn,
             raised=lambda number: board.line(14 + number).level,
@@ -171,9 +165,7 @@ class VirtioBench(Bench):
         transport = MmioTransport(
             BlockDevice(disk, self.engine), self.memory, Line(self._interrupted)
         )
-        self.board.mmio.map(
-            BAR, CountedRegion(transport, self.meter) if self.counted else transport
-        )
+        self.board.mmio.map(BAR, transport)
         self.driver = VirtioBlk(self.board.mmio, BAR, self.arena, poll=self.turn)
         self.headers = [self.arena.take(BlockRequest.size + 1) for _ in range(DEPTH)]
         self.tables = [self.arena.take(16 * 3) for _ in range(DEPTH)]

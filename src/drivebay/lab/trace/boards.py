@@ -9,7 +9,7 @@ from drivebay.platform.mmio import MmioRegion
 from drivebay.platform.onlooker import Onlooker, watched_read, watched_write
 from drivebay.platform.ports import Hold, PortRegion
 
-__all__ = ["WatchedMmio", "WatchedPorts", "watch_board"]
+__all__ = ["WatchedMmio", "WatchedPorts", "watch_board", "watch_registers"]
 
 
 class WatchedPorts(PortRegion):
@@ -80,7 +80,12 @@ def watch_board(board: Board, onlooker: Onlooker) -> Callable[[], None]:
         if board.interrupt is told:
             board.interrupt = interrupt
 
-    board.ports.wrap(lambda region: WatchedPorts(region, onlooker))
-    board.mmio.wrap(lambda region: WatchedMmio(region, onlooker))
+    watch_registers(board, onlooker)
     board.interrupt = told
     return end
+
+
+def watch_registers(board: Board, onlooker: Onlooker) -> None:
+    """Have it told of accesses only, for as long as there is the board."""
+    board.ports.wrap(lambda region: WatchedPorts(region, onlooker))
+    board.mmio.wrap(lambda region: WatchedMmio(region, onlooker))
