@@ -60,8 +60,7 @@ class Worker:
     """Serves the queues of `controller`."""
 
     def __init__(self, controller: Controller) -> None:
-        self.controller = self._controller = controller
-        self._engine = controller.engine
+        self.controller, self._engine = controller, controller.engine
         self.observer: Observer | None = None
         self.tap: Tap | None = None
         """Shown the row of a command, and DW0 and status field of its completion."""
@@ -82,7 +81,7 @@ class Worker:
 
     def _work(self) -> None:
         self._kicked = False
-        controller = self._controller
+        controller = self.controller
         left = BATCH
         while controller.working and not self._held:
             queues = controller.live_sqs
@@ -113,7 +112,7 @@ class Worker:
                 queue.look()
             return any(queue.serves for queue in queues)
 
-        if not any(queue.tasks for queue in queues) and self._controller.linger(came):
+        if not any(queue.tasks for queue in queues) and self.controller.linger(came):
             return False
         for queue in queues:
             if queue.shadow is not None:
@@ -125,7 +124,7 @@ class Worker:
 
     def _serve(self, sq: SubmissionQueue, most: int) -> int:
         """Serve up to `most` commands of `sq`; how many were taken."""
-        controller, cq, rows = self._controller, sq.cq, sq.rows
+        controller, cq, rows = self.controller, sq.cq, sq.rows
         memory, page_size = controller.memory, controller.page_size
         inside, max_transfer = page_size - 1, controller.max_transfer
         fast = controller.fast if sq.id and sq.fused is None else NO_NAMESPACES
@@ -247,7 +246,7 @@ class Worker:
 
     def _act(self, sq: SubmissionQueue, command: Command) -> Outcome:
         """Find its handler. Raises `Refused`."""
-        controller = self._controller
+        controller = self.controller
         controller.admin.keep_alive.seen()
         if not sq.id:
             handlers = controller.admin.handlers
@@ -268,7 +267,7 @@ class Worker:
         """The place of a command in a fused pair (section 3.4.2); None if it is in none."""
         first, sq.fused = sq.fused, None
         if command.fuse == Fuse.SECOND and first is not None:
-            return self._controller.nvm.compare_and_write(sq, Command(*first), command)
+            return self.controller.nvm.compare_and_write(sq, Command(*first), command)
         if first is not None:
             missing = Refused(Status.ABORTED_MISSING_FUSED, "its second did not follow")
             self._ended(sq, first, None, missing)
@@ -334,7 +333,7 @@ class Worker:
 
     def preempt(self, nsid: int) -> None:
         """Another host has the reservation: what is under way on a namespace is given up."""
-        for sq in self._controller.sqs[1:]:
+        for sq in self.controller.sqs[1:]:
             if sq is not None:
                 sq.reason, before = Status.ABORTED_PREEMPT, sq.reason
                 for cid, task in tuple(sq.tasks.items()):
@@ -354,20 +353,20 @@ class Worker:
 
     def _publish_later(self) -> None:
         self._publishing = False
-        if self._controller.working:
+        if self.controller.working:
             self.publish()
             self.kick()  # there may have been no room for more under way
 
     def publish(self) -> None:
         """Post what waits, and interrupt once for each queue."""
-        controller = self._controller
+        controller = self.controller
         for cq in controller.live_cqs:
             if cq.waiting:
                 self.publish_queue(cq)
 
     def publish_queue(self, cq: CompletionQueue) -> None:
         """The same for one queue."""
-        controller = self._controller
+        controller = self.controller
         if not controller.working:
             return
         try:
@@ -392,7 +391,7 @@ class Worker:
 
     def in_flight(self) -> Iterator[InFlight]:
         """Commands that wait for something, but for those that wait for events."""
-        for sq in self._controller.live_sqs:
+        for sq in self.controller.live_sqs:
             for cid, task in sq.tasks.items():
                 yield InFlight(sq.id, cid, sq.rows[cid], task.since)
 
@@ -404,7 +403,7 @@ class Worker:
             guest_log.warning(what, sq.id, row[0], status_name(field), error)
         else:
             guest_log.error(what, sq.id, row[0], status_name(field), error, exc_info=error)
-        return self._controller.logs.failed(sq.id, row, field)
+        return self.controller.logs.failed(sq.id, row, field)
 
 
 def too_long(length: int, limit: int) -> Refused:

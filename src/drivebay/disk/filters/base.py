@@ -10,7 +10,7 @@ from drivebay.disk.contract import Disk
 if TYPE_CHECKING:
     from drivebay.disk.reservations import Reservations
 
-__all__ = ["FORWARDED", "Filter"]
+__all__ = ["CONSTANTS", "FORWARDED", "Filter"]
 
 FORWARDED: Final = (
     "read",
@@ -26,7 +26,7 @@ FORWARDED: Final = (
 )
 """The methods a filter hands on, as bound methods, so that passing through costs nothing."""
 
-_CONSTANTS: Final = (
+CONSTANTS: Final = (
     "sector_size",
     "physical_sector_size",
     "read_only",
@@ -36,6 +36,7 @@ _CONSTANTS: Final = (
     "optimal_unmap_sectors",
     "disk_id",
 )
+"""What a filter has of the disk below, unless it says otherwise."""
 
 
 class Filter(Disk):
@@ -53,7 +54,7 @@ class Filter(Disk):
         for name in FORWARDED:
             if getattr(type(self), name) is getattr(Disk, name):
                 setattr(self, name, getattr(below, name))
-        for name in _CONSTANTS:
+        for name in CONSTANTS:
             setattr(self, name, getattr(below, name))
 
     @property

@@ -18,6 +18,7 @@ from drivebay.disk.buffers import scatter
 from drivebay.disk.contract import Buffers, Disk, Extent, Operation, Unmap, byte_length
 from drivebay.disk.errors import DiskError, IoError, MediumError
 from drivebay.disk.errors import Medium as MediumKind
+from drivebay.disk.filters.base import CONSTANTS
 from drivebay.hosts.vfio_user.memory import Carrier, ClientMemory, Slot
 from drivebay.platform.engine import Callback, Engine
 from drivebay.platform.pci import PciFunction
@@ -37,17 +38,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-FACTS: Final = (
-    "kind",
-    "sector_size",
-    "physical_sector_size",
-    "sector_count",
-    "read_only",
-    "volatile_cache",
-    "persistent",
-    "optimal_unmap_sectors",
-    "disk_id",
-)
+FACTS: Final = ("kind", "sector_count", *CONSTANTS)
 WHOLE: Final = Slot(0, 1 << 64, True, None)
 ERRORS: Final = {
     kind.__name__: kind for kind in (*DiskError.__subclasses__(), *IoError.__subclasses__())

@@ -113,7 +113,7 @@ class JudgedPorts(PortRegion):
 
     def __init__(self, judge: Judge, region: PortRegion) -> None:
         self._judge, self._region = judge, region
-        self.size = region.size
+        self.size, self.first = region.size, region.first
 
     def port_read(self, offset: int, width: int) -> int:
         """IN."""
