@@ -21,6 +21,9 @@ settings.register_profile(
 )
 settings.load_profile("drivebay")
 
+# What a shell starts in its background has SIGINT ignored, and all that it starts in turn.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(autouse=True)
 def signals_as_they_were() -> Iterator[None]:

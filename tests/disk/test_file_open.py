@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import os
 import socket
 import struct
@@ -201,6 +202,7 @@ def test_a_file_system_without_byte_locks_does_with_flock(
 def test_opening_and_closing_leaves_no_descriptor(path: str, tmp_path: Path) -> None:
     """Hostile 4.11."""
     FileDisk(path, create=MIB).close()
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         FileDisk(path).close()

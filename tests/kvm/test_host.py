@@ -460,6 +460,7 @@ def test_machines_that_cannot_be(engine: Engine) -> None:
     pc = Pc(engine, 1 << 20, firmware=bytes(4096))
     with pytest.raises(CpuError, match=r"1000000 CPUs, and this KVM has up to \d+"):
         KvmHost(pc, 1_000_000)
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     host = KvmHost(pc)
     pc.memory.replace([Region(0, memoryview(bytearray(5000)))])

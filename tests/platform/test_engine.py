@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -269,6 +270,7 @@ def test_closing_leaves_no_thread_and_no_descriptor() -> None:
     def open_files() -> int:
         return len(os.listdir("/proc/self/fd"))
 
+    gc.collect()  # it may have files of other tests
     before = threading.active_count(), open_files()
     for _ in range(50):
         engine = Engine(workers=2)
