@@ -34,7 +34,7 @@ from drivebay.hosts.vfio_user.memory import ClientMemory
 from drivebay.hosts.vfio_user.messages import RegionAccess
 from drivebay.hosts.vfio_user.server import VfioUserServer
 from drivebay.platform.board import Board
-from drivebay.platform.engine import Engine, Lookout
+from drivebay.platform.engine import LONG_MOMENT, Engine, Lookout
 from drivebay.platform.memory import GuestMemory
 from drivebay.platform.pci import Command, Header, PciBus
 
@@ -221,6 +221,7 @@ def serve(file: str, *paths: str) -> None:
                 subsystem=Subsystem(serial=serial, nqn=f"nqn.2026-01.drivebay:{serial}"),
                 doorbell_buffers=serial == "OURS",
                 linger=Lookout(engine),
+                linger_long=Lookout(engine, LONG_MOMENT),
             )
             function.add(1, disk)
             listener = stack.enter_context(socket.socket(socket.AF_UNIX))

@@ -12,7 +12,7 @@ from drivebay.controllers.nvme import Nvme
 from drivebay.disk.spec import open_disk
 from drivebay.hosts.vfio_user.memory import ClientMemory
 from drivebay.lab import NVME, NvmeFaults, parse_rule
-from drivebay.platform.engine import Engine, Lookout
+from drivebay.platform.engine import LONG_MOMENT, Engine, Lookout
 from drivebay.suspend import run
 
 from .served import serve
@@ -20,7 +20,7 @@ from .served import serve
 
 def main(path: str, *specs: str) -> None:
     engine, memory = Engine(), ClientMemory()
-    nvme = Nvme(memory, engine, linger=Lookout(engine))
+    nvme = Nvme(memory, engine, linger=Lookout(engine), linger_long=Lookout(engine, LONG_MOMENT))
     for nsid, spec in enumerate(specs, 1):
         nvme.add(nsid, open_disk(spec))
     torments: list[NvmeFaults] = []

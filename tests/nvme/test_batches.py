@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from drivebay.platform.engine import Linger
 from tests.ide.support import filled, noise
 
 from .conftest import MakeBench
@@ -28,3 +31,28 @@ def test_an_interrupt_tells_of_all_there_was_but_of_no_more_than_256_kib(
     size = 512 * blocks
     for slot in range(count):
         assert namespace.taken(slot, size) == noise(MIB, 1)[slot * size :][:size]
+
+
+def test_it_looks_out_longer_for_a_driver_that_has_one_command_at_a_time(
+    make_bench: MakeBench,
+) -> None:
+    looks: list[str] = []
+
+    def once(kind: str) -> Linger:
+        def linger(came: Callable[[], bool]) -> bool:
+            looks.append(kind)
+            return came()
+
+        return linger
+
+    bench = make_bench({1: filled(MIB, 1)}, linger=once("short"), linger_long=once("long"))
+    driver = bench.driver()
+    namespace = driver.namespace(1)
+    driver.use_doorbell_buffers()
+    for count, kind in ((1, "long"), (3, "short"), (1, "long")):
+        ids = [namespace.prepare_read(slot, slot, 1) for slot in range(count)]
+        looks.clear()
+        namespace.queue.ring()
+        bench.settle()
+        assert set(looks) == {kind}
+        namespace.finish(ids)

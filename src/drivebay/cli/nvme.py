@@ -138,7 +138,7 @@ def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> 
     from drivebay.controllers.nvme.status import Status
     from drivebay.disk.backends.ram import RamDisk
     from drivebay.hosts.control.slot import Slot
-    from drivebay.platform.engine import Lookout
+    from drivebay.platform.engine import LONG_MOMENT, Lookout
 
     def in_memory(size: int, sector_size: int) -> Disk:
         return RamDisk(size, sector_size=sector_size)
@@ -152,7 +152,14 @@ def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> 
         create=in_memory if said.spare else None,
         capacity=said.spare,
     )
-    nvme = Nvme(memory, engine, subsystem=subsystem, queues=said.queues, linger=Lookout(engine))
+    nvme = Nvme(
+        memory,
+        engine,
+        subsystem=subsystem,
+        queues=said.queues,
+        linger=Lookout(engine),
+        linger_long=Lookout(engine, LONG_MOMENT),
+    )
 
     def put(wanted: NvmeDisk, disk: Disk | None) -> Slot:
         assert disk is not None

@@ -27,23 +27,30 @@ from typing import Any, Final
 
 from drivebay.suspend import Cancelled, Resume, Suspension, perform
 
-__all__ = ["Done", "Engine", "Lookout", "Task", "Timer"]
+__all__ = ["LONG_MOMENT", "Done", "Engine", "Linger", "Lookout", "Task", "Timer"]
 
 log = logging.getLogger(__name__)
 
 Done = Callable[[Any, BaseException | None], None]
 """Told the end of a coroutine: its result, or what it raised."""
 
+Linger = Callable[[Callable[[], bool]], bool]
+"""Waits a moment for whether what it is given says yes; a `Lookout`."""
+
 Callback = Callable[[], None]
 
 MAX_WORKERS: Final = 256
 STUCK_SECONDS: Final = 0.02
 
-# Of a lookout. Seconds it takes; seconds without the CPU that tell that others use it; and how many
-# times it is left out at most.
+# Of a lookout. Seconds it takes; seconds without the CPU that tell that others use it, and the part
+# of it that they may have; and how many times it is left out at most.
 MOMENT: Final = 64e-6
 GAP: Final = 10e-6
+GIVEN_AWAY: Final = 0.25
 MOST_LEFT_OUT: Final = 1023
+
+LONG_MOMENT: Final = 1e-3
+"""Of a lookout for what an emulated guest does next: hundreds of microseconds pass until then."""
 
 
 class Task:
@@ -114,15 +121,15 @@ class Timer:
 
 
 class Lookout:
-    """Looks for what comes without waking us, for a moment, before its owner sleeps.
+    """Looks for what comes without waking us, for `moment` seconds, before its owner sleeps.
 
     Where a halted CPU must be woken, to sleep and be woken takes as long as ten requests. To look
     out pays if mostly something comes and nobody else wants the CPU. Whenever it did not pay, it is
     left out the next times: 3, 15, 63... and a quarter as often again whenever it did.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, moment: float = MOMENT) -> None:
+        self._engine, self._moment = engine, moment
         self._left_out = self._leave_out = 0
 
     def __call__(self, came: Callable[[], bool]) -> bool:
@@ -131,17 +138,22 @@ class Lookout:
             self._left_out += 1
             return False
         self._left_out = 0
+        engine, given_away = self._engine, 0.0
         started = before = time.perf_counter()
-        while before - started < MOMENT:
-            if self._engine.has_more_to_do:
+        while before - started < self._moment:
+            if engine.has_callbacks:
                 return came()
             os.sched_yield()
             now = time.perf_counter()
             if now - before > GAP:  # somebody else was there
-                break
+                given_away += now - before
+                if given_away > GIVEN_AWAY * self._moment:
+                    break
             if came():
                 self._leave_out //= 4
                 return True
+            if engine.has_more_to_do:
+                return False
             before = now
         self._leave_out = min(4 * self._leave_out + 3, MOST_LEFT_OUT)
         return came()
@@ -331,9 +343,14 @@ class Engine:
         return self._timers[0][0] if self._timers else math.inf
 
     @property
+    def has_callbacks(self) -> bool:
+        """Whether this turn is not done with the callback that asks."""
+        return bool(self._ready or self._end_of_turn)
+
+    @property
     def has_more_to_do(self) -> bool:
         """Whether somebody would have to wait if the callback that asks took its time."""
-        return bool(self._ready or self._end_of_turn or self._peek.poll(0))
+        return self.has_callbacks or bool(self._peek.poll(0))
 
     def _call(self, callback: Callback) -> None:
         """One callback that fails is a bug of ours, and no reason to stop the others."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from drivebay.platform.engine import Linger
 from drivebay.platform.interrupts import Message
 from drivebay.platform.memory import GuestMemory
 from drivebay.wire import Bit, Register32
@@ -120,7 +121,7 @@ class QueueSetup:
     """Where to go on, as `Stopped` was told it; None at the start of the ring."""
     tracker: Tracker | None = None
     packed_tracker: PackedTracker | None = None
-    linger: Callable[[Callable[[], bool]], bool] = lambda _waiting: False
+    linger: Linger = lambda _waiting: False
 
 
 Stopped = Callable[[int], None]

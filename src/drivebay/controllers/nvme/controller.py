@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -37,7 +37,7 @@ from drivebay.controllers.nvme.subsystem import Subsystem
 from drivebay.controllers.nvme.transfer import prp_views, sgl_views
 from drivebay.controllers.nvme.worker import Worker, too_long
 from drivebay.disk.buffers import gather, scatter
-from drivebay.platform.engine import Engine, Task
+from drivebay.platform.engine import Engine, Linger, Task
 from drivebay.platform.interrupts import Line
 from drivebay.platform.logs import RationedLog
 from drivebay.platform.memory import GuestMemory
@@ -65,7 +65,8 @@ class Controller:
 
     `messages` and `pin` are where interrupts go. Doorbells are every 2^(2 + `stride`) bytes, and in
     memory, too, for drivers that want it, unless not `doorbell_buffers`.
-    `linger` waits a moment for whether something comes, before the controller asks to be told.
+    `linger` waits a moment for whether something comes, before the controller asks to be told;
+    `linger_long` does where the driver has one command at a time, and gathers none meanwhile.
     """
 
     def __init__(
@@ -80,14 +81,15 @@ class Controller:
         stride: int = 0,
         doorbell_buffers: bool = True,
         cntlid: int | None = None,
-        linger: Callable[[Callable[[], bool]], bool] = lambda _came: False,
+        linger: Linger = lambda _came: False,
+        linger_long: Linger | None = None,
     ) -> None:
         if not 1 <= queues <= MAX_QUEUES:
             raise ValueError(f"{queues} queues: NVMe has 1 to {MAX_QUEUES} here")
         if not 0 <= stride <= 15:
             raise ValueError(f"a doorbell stride of {stride}: 0 to 15")
-        self.subsystem, self.engine, self.linger = subsystem, engine, linger
-        self._memory = memory
+        self.subsystem, self.engine, self._memory = subsystem, engine, memory
+        self.linger, self.linger_long = linger, linger_long or linger
         self.may_master = True
         self.vendor = self.subsystem_vendor = 0
         """Of PCI, which IDENTIFY says again."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from drivebay.controllers.nvme.controller import Controller
 from drivebay.controllers.nvme.namespace import Namespace
 from drivebay.controllers.nvme.subsystem import Subsystem
 from drivebay.disk.contract import Disk
-from drivebay.platform.engine import Engine
+from drivebay.platform.engine import Engine, Linger
 from drivebay.platform.interrupts import Line
 from drivebay.platform.memory import GuestMemory
 from drivebay.platform.pci import Bar, BarKind, PciFunction, PciIdentity
@@ -48,7 +48,8 @@ class Nvme(PciFunction):
         stride: int = 0,
         doorbell_buffers: bool = True,
         identity: PciIdentity = NVME,
-        linger: Callable[[Callable[[], bool]], bool] = lambda _came: False,
+        linger: Linger = lambda _came: False,
+        linger_long: Linger | None = None,
     ) -> None:
         self.msix = MsixCapability(min(queues + 1, 2048), MSIX)
         self.subsystem = subsystem or Subsystem()
@@ -63,6 +64,7 @@ class Nvme(PciFunction):
             stride=stride,
             doorbell_buffers=doorbell_buffers,
             linger=linger,
+            linger_long=linger_long,
         )
         self.controller.vendor = identity.vendor
         self.controller.subsystem_vendor = identity.subsystem_vendor

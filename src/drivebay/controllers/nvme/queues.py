@@ -254,6 +254,11 @@ class CompletionQueue:
         return (self.head - self.tail - 1) % self.size - len(self.waiting) // 2
 
     @property
+    def untaken(self) -> int:
+        """Entries that the driver has not said to have seen."""
+        return (self.tail - self.head) % self.size
+
+    @property
     def in_memory(self) -> bool:
         """Whether the driver uses the doorbell in memory: the register is a kick, then."""
         return self.shadow is not None and self.shadow.used

@@ -112,13 +112,22 @@ class Worker:
                 queue.look()
             return any(queue.serves for queue in queues)
 
-        if not any(queue.tasks for queue in queues) and self.controller.linger(came):
+        if not any(queue.tasks for queue in queues) and self._linger(queues, came):
             return False
         for queue in queues:
             if queue.shadow is not None:
                 queue.shadow.want(queue.tail)
         barrier()  # the driver stores its tail, then looks at the event index; we do the reverse
         return not came()
+
+    def _linger(self, queues: tuple[SubmissionQueue, ...], came: Callable[[], bool]) -> bool:
+        """Whether something came while we waited for it."""
+        untaken = 0
+        for cq in {queue.cq for queue in queues}:
+            cq.look()
+            untaken += cq.untaken
+        controller = self.controller
+        return (controller.linger if untaken > 1 else controller.linger_long)(came)
 
     # -- taking commands -------------------------------------------------------------------------
 
