@@ -47,7 +47,7 @@ STUCK_SECONDS: Final = 0.02
 MOMENT: Final = 64e-6
 GAP: Final = 10e-6
 GIVEN_AWAY: Final = 0.25
-MOST_LEFT_OUT: Final = 1023
+MOST_LEFT_OUT: Final = 63
 
 LONG_MOMENT: Final = 1e-3
 """Of a lookout for what an emulated guest does next: hundreds of microseconds pass until then."""

@@ -41,6 +41,9 @@ BATCH: Final = 256
 """Commands that are served before others run."""
 MOVED: Final = 256 << 10
 """Bytes that are moved before the host is told: it works on them while we move more."""
+SINGLES: Final = 8
+"""After so many commands that came by themselves, each when the last one's completion had been
+taken, the driver has one at a time."""
 HELD: Final = -1
 """The outcome of a command that ends at some other time."""
 
@@ -65,6 +68,7 @@ class Worker:
         self.tap: Tap | None = None
         """Shown the row of a command, and DW0 and status field of its completion."""
         self._kicked = self._publishing = self._held = False
+        self._singles = 0  # rounds in a row in which a command came by itself
 
     # -- taking turns ----------------------------------------------------------------------------
 
@@ -84,17 +88,19 @@ class Worker:
         controller = self.controller
         left = BATCH
         while controller.working and not self._held:
-            queues = controller.live_sqs
+            queues, before, alone = controller.live_sqs, left, True
             if controller.shadows:
                 for queue in queues:
                     queue.look()
+                    queue.cq.look()
+                    alone = alone and not queue.cq.untaken
                     self._look_for_room(queue.cq)
-            before = left
             for queue, most in one_round(queues, controller.turns, left):
                 left -= self._serve(queue, most if most < left else left)
                 if left <= 0 or not controller.working:
                     break
             if left < before:
+                self._singles = self._singles + 1 if alone and left == before - 1 else 0
                 self.publish()
             if left <= 0:
                 self._engine.later(self.kick)
@@ -112,22 +118,15 @@ class Worker:
                 queue.look()
             return any(queue.serves for queue in queues)
 
-        if not any(queue.tasks for queue in queues) and self._linger(queues, came):
+        controller = self.controller
+        linger = controller.linger_long if self._singles >= SINGLES else controller.linger
+        if not any(queue.tasks for queue in queues) and linger(came):
             return False
         for queue in queues:
             if queue.shadow is not None:
                 queue.shadow.want(queue.tail)
         barrier()  # the driver stores its tail, then looks at the event index; we do the reverse
         return not came()
-
-    def _linger(self, queues: tuple[SubmissionQueue, ...], came: Callable[[], bool]) -> bool:
-        """Whether something came while we waited for it."""
-        untaken = 0
-        for cq in {queue.cq for queue in queues}:
-            cq.look()
-            untaken += cq.untaken
-        controller = self.controller
-        return (controller.linger if untaken > 1 else controller.linger_long)(came)
 
     # -- taking commands -------------------------------------------------------------------------
 
