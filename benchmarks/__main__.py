@@ -53,9 +53,17 @@ PARTS: dict[str, Callable[[Run], Iterator[Result]]] = {
 @click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
 @click.option("--rounds", default=5, show_default=True, help="Samples of each side.")
 @click.option("--quick", is_flag=True, help="Two short rounds, to see that all works; not kept.")
+@click.option("--daemon", help="Another qemu-storage-daemon to compare with; not kept.")
 @click.option("--markdown", is_flag=True, help="Measure nothing: print what is kept for a page.")
 @click.option("--into", type=click.Path(exists=True, path_type=Path), help="Put it in this page.")
-def main(parts: Sequence[str], rounds: int, quick: bool, markdown: bool, into: Path | None) -> None:
+def main(
+    parts: Sequence[str],
+    rounds: int,
+    quick: bool,
+    daemon: str | None,
+    markdown: bool,
+    into: Path | None,
+) -> None:
     """Measure everything, or the named parts, and keep the figures in build/bench.json."""
     if into:
         report.put_into(into, report.markdown(_chosen(parts)))
@@ -63,9 +71,9 @@ def main(parts: Sequence[str], rounds: int, quick: bool, markdown: bool, into: P
     if markdown:
         click.echo(report.markdown(_chosen(parts)), nl=False)
         return
-    run = Run(Progress(), rounds=2 if quick else rounds, scale=0.1 if quick else 1.0)
+    run = Run(Progress(), 2 if quick else rounds, 0.1 if quick else 1.0, daemon)
     try:
-        _measure(run, list(parts or PARTS), keep=not quick)
+        _measure(run, list(parts or PARTS), keep=not quick and daemon is None)
     except (GuestError, PeerError) as error:
         raise click.ClickException(str(error)) from None
     except subprocess.CalledProcessError as error:

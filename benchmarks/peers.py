@@ -81,13 +81,16 @@ def storage_daemon(run: Run, mode: Mode) -> Iterator[Server]:
     socket = run.folder / f"{str(mode).replace(', ', '-')}.sock"
     blockdev = f"driver=file,node-name=disk,locking=off,filename={run.file},aio={mode.aio}"
     export = "type=vhost-user-blk,id=export,node-name=disk,writable=on"
-    command = [*run.qemu.command(DAEMON)]
+    command, environment = [*run.qemu.command(DAEMON)], run.qemu.environment
+    version = ".".join(map(str, run.qemu.version))
+    if run.daemon is not None:
+        command, environment = [run.daemon], {}
+        version = subprocess.check_output([run.daemon, "--version"], text=True).split()[2]
     command += ["--blockdev", blockdev + ",cache.direct=on" * mode.direct]
     command += ["--object", "iothread,id=thread"] if mode.iothread else []
     export += f",addr.type=unix,addr.path={socket}" + ",iothread=thread" * mode.iothread
-    version = ".".join(map(str, run.qemu.version))
     name = f"{DAEMON} {version} ({mode})"
-    with started(name, socket, [*command, "--export", export], run.qemu.environment) as server:
+    with started(name, socket, [*command, "--export", export], environment) as server:
         yield server
 
 

@@ -62,6 +62,8 @@ class Run:
     progress: Progress
     rounds: int = 5
     scale: float = 1.0
+    daemon: str | None = None
+    """A qemu-storage-daemon other than that of `qemu`."""
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def close(self) -> None:
