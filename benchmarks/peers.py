@@ -135,7 +135,8 @@ def _wait_for(socket: Path, process: subprocess.Popen[str]) -> None:
     end = time.monotonic() + START_SECONDS
     while not (socket.exists() and stat.S_ISSOCK(socket.stat().st_mode)):
         if process.poll() is not None:
-            raise PeerError((process.communicate()[1] or "it ended").strip().splitlines()[-1])
+            assert process.stderr is not None
+            raise PeerError((process.stderr.read() or "it ended").strip().splitlines()[-1])
         if time.monotonic() > end:
             raise PeerError(f"no socket in {START_SECONDS:g} s")
         time.sleep(0.02)
