@@ -104,7 +104,7 @@ class TapedEngine(Engine):
         return now
 
     @property
-    def has_more_to_do(self) -> bool:
+    def has_callbacks(self) -> bool:
         """Nobody shall look out for what comes: how often he did would be an input."""
         return True
 
