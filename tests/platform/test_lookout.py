@@ -44,10 +44,13 @@ def test_a_lookout_that_never_pays_is_left_out_more_and_more_often(engine: Engin
 
 
 @pytest.mark.usefixtures("alone")
-def test_a_lookout_that_pays_is_never_left_out(engine: Engine) -> None:
-    lookout = Lookout(engine, 0.01)
+def test_a_lookout_that_pays_is_never_left_out(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lookout = Lookout(engine)
     assert looks(lookout)
     assert [looks(lookout) for _ in range(3)] == [False] * 3
+    monkeypatch.setattr(lookout, "_moment", 60.0)
     for at in (1, 2, 9):
         assert lookout(Guest(at).came)
 
@@ -67,7 +70,9 @@ def test_others_may_have_a_part_of_a_lookout(
     lookout = Lookout(engine, 60.0)
     monkeypatch.setattr(os, "sched_yield", lambda: time.sleep(0.001))
     assert lookout(Guest(9).came)
-    assert looks(Lookout(engine, 0.05)), "and are left alone when they want more"
+    nobody = Guest()
+    assert not Lookout(engine, 0.1)(nobody.came)
+    assert nobody.looks <= 26, "a quarter of its time is gone"
 
 
 @pytest.mark.usefixtures("alone")

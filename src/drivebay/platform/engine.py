@@ -138,11 +138,11 @@ class Lookout:
             self._left_out += 1
             return False
         self._left_out = 0
-        engine, given_away = self._engine, 0.0
+        if self._engine.has_callbacks:
+            return came()
+        given_away = 0.0
         started = before = time.perf_counter()
         while before - started < self._moment:
-            if engine.has_callbacks:
-                return came()
             os.sched_yield()
             now = time.perf_counter()
             if now - before > GAP:  # somebody else was there
@@ -152,7 +152,7 @@ class Lookout:
             if came():
                 self._leave_out //= 4
                 return True
-            if engine.has_more_to_do:
+            if self._engine.has_more_to_do:
                 return False
             before = now
         self._leave_out = min(4 * self._leave_out + 3, MOST_LEFT_OUT)
