@@ -53,7 +53,11 @@ PARTS: dict[str, Callable[[Run], Iterator[Result]]] = {
 @click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
 @click.option("--rounds", default=5, show_default=True, help="Samples of each side.")
 @click.option("--quick", is_flag=True, help="Two short rounds, to see that all works; not kept.")
-@click.option("--daemon", help="Another qemu-storage-daemon to compare with; not kept.")
+@click.option(
+    "--daemon",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Another qemu-storage-daemon to compare with; not kept.",
+)
 @click.option("--markdown", is_flag=True, help="Measure nothing: print what is kept for a page.")
 @click.option("--into", type=click.Path(exists=True, path_type=Path), help="Put it in this page.")
 def main(

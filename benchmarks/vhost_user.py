@@ -73,13 +73,13 @@ def measure(run: Run) -> Iterator[Result]:
     """
     loadgen = build(run)
     with drivebay(run) as ours, storage_daemons(run) as peers:
+        cached = [peer for peer in peers if "direct" not in peer.name]
         for place in placements():
             for server in (ours, *peers):
                 server.pin(place.server)
             for job in JOBS:
                 yield _compare(run, loadgen, job, place, ours, peers)
                 if job.floor and place.server == place.client:
-                    cached = [peer for peer in peers if "direct" not in peer.name]
                     alike = place._replace(suffix="-page-cache")
                     yield _compare(run, loadgen, job, alike, ours, cached)
 
