@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections import deque
@@ -33,6 +34,8 @@ __all__ = [
     "sleep",
     "together",
 ]
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -192,7 +195,11 @@ class _Clock:
                     self._changed.wait(self._due[0][0] - now if self._due else None)
                     now = time.monotonic()
                 _, _, promise = heapq.heappop(self._due)
-            promise.give(None)
+            try:
+                promise.give(None)
+            except Exception:  # one that fails is no reason to keep all others waiting for ever
+                log.exception("unexpected error at the end of a sleep")
+            del promise  # else what awaited it lives until the next is due
 
 
 _CLOCK: Final = _Clock()

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from drivebay.suspend import (
     Workers,
     blocking,
     run,
+    sleep,
 )
 
 
@@ -278,6 +280,43 @@ def test_closing_leaves_no_thread_and_no_descriptor() -> None:
         engine.close()
         assert done.told == [(1, None)]
     assert (threading.active_count(), open_files()) == before
+
+
+def test_what_ends_after_closing_writes_to_no_other_file(tmp_path: Path) -> None:
+    engine = Engine()
+    gate, done = Gate(), Outcome()
+
+    async def waits() -> None:
+        await gate
+
+    engine.start(waits(), done)
+    before = set(os.listdir("/proc/self/fd"))
+    engine.close()
+    closed = before - set(os.listdir("/proc/self/fd"))
+    others = [os.open(tmp_path / name, os.O_RDWR | os.O_CREAT) for name in closed]
+    assert closed <= set(os.listdir("/proc/self/fd"))  # the numbers are taken again
+    gate.open()
+    engine.stop()
+    assert [os.fstat(fd).st_size for fd in others] == [0] * len(others)
+    assert not done.told
+    for fd in others:
+        os.close(fd)
+
+
+def test_a_sleeper_that_fails_keeps_no_other_from_waking(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(value: Any, error: BaseException | None) -> None:
+        raise OSError("gone")
+
+    async def sleeps() -> None:
+        await sleep(0.001)
+
+    done = Outcome()
+    sleep(0).begin(engine, fails)
+    engine.start(sleeps(), done)
+    assert engine.run_until(lambda: bool(done.told))
+    assert "gone" in caplog.text
 
 
 def test_a_coroutine_can_be_run_without_an_engine() -> None:

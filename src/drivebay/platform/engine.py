@@ -179,6 +179,7 @@ class Engine:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._close_wake = weakref.finalize(self, os.close, self._wake)
         self._woken = False
+        self._closing = threading.RLock()  # a signal's handler may call `stop` wherever we are
         self._stopping = False
         self._workers = workers
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Resume] | None] = SimpleQueue()
@@ -266,11 +267,15 @@ class Engine:
             self._epoll.unregister(fd)
 
     def later(self, callback: Callback) -> None:
-        """Call `callback` in the next turn. Any thread may ask."""
+        """Call `callback` in the next turn. Any thread may ask, also of an engine that is closed:
+        that has no next turn.
+        """
         self._posted.append(callback)
         if not self._woken:
             self._woken = True
-            os.eventfd_write(self._wake, 1)
+            with self._closing:  # once closed, the number may be another file's
+                if self._close_wake.alive:
+                    os.eventfd_write(self._wake, 1)
 
     def at_end_of_turn(self, callback: Callback) -> None:
         """Call `callback` when this turn's work is done."""
@@ -387,4 +392,5 @@ class Engine:
         for thread in self._threads:
             thread.join()
         self._epoll.close()
-        self._close_wake()
+        with self._closing:
+            self._close_wake()
