@@ -41,12 +41,16 @@ def recorded(path: Path, **texts: list[str]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("option", ["nvme", "ahci", "ide"])
+@pytest.mark.parametrize("option", ["nvme", "ahci", "ide", "scsi_pci"])
 def test_every_function_is_made_again(tmp_path: Path, option: str) -> None:
     path = recorded(tmp_path / "it.dbreplay", **{option: ["mem:1M", "mem:2M,ro"]})
     recording = Recording(path)
     assert "mem:2M" not in str(recording.header)
     assert replay(recording) > 3
+
+
+def test_a_virtio_disk(tmp_path: Path) -> None:
+    assert replay(Recording(recorded(tmp_path / "it.dbreplay", virtio_blk_pci=["mem:1M"]))) > 3
 
 
 def test_its_faults_are_in_it(tmp_path: Path) -> None:

@@ -24,8 +24,13 @@ FIO = (
 
 @pytest.mark.parametrize(
     ("option", "module", "disk"),
-    [("--nvme", "nvme", "/dev/nvme0n1"), ("--ahci", "ahci", "/dev/sda")],
-    ids=["nvme", "ahci"],
+    [
+        ("--nvme", "nvme", "/dev/nvme0n1"),
+        ("--ahci", "ahci", "/dev/sda"),
+        ("--virtio-blk-pci", "virtio_blk", "/dev/vda"),
+        ("--scsi-pci", "virtio_scsi", "/dev/sda"),
+    ],
+    ids=["nvme", "ahci", "virtio-blk", "virtio-scsi"],
 )
 def test_a_recorded_guest(tmp_path: Path, option: str, module: str, disk: str) -> None:
     image, path = tmp_path / "disk.img", tmp_path / "guest.dbreplay"

@@ -128,13 +128,15 @@ def parse_controllers(words: Words, *, may_be_none: bool = False) -> list[Contro
 
 def _give_recording(text: str, controllers: Iterable[ControllerConfig]) -> None:
     """A recording of the controller that is meant. Raises `CliError` if there is none."""
-    able = {each.id: each for each in controllers if each.kind.recordable}
+    able = {each.id: each for each in controllers if each.kind.vfio_user}
     name, sign, path = text.partition("=")
     if not sign:
         name, path = next(iter(able), ""), text
     if name not in able or (not sign and len(able) > 1):
         names = " or ".join(f"{each}={path}" for each in able)
-        raise CliError(f"--record {text}: which controller?", names or "IDE, AHCI and NVMe can")
+        raise CliError(
+            f"--record {text}: which controller?", names or "IDE, AHCI, NVMe and virtio by PCI can"
+        )
     able[name].record = path
 
 

@@ -134,5 +134,4 @@ KIND: Final = Kind(
     disk_flags=IDE_FLAGS,
     disk_keys=IDE_KEYS,
     vfio_user=True,
-    recordable=True,
 )

@@ -122,8 +122,6 @@ class Kind:
     """All disks of its option are on one controller, or each has its own."""
     vfio_user: bool = False
     """It is a PCI function, which goes to a virtual machine by vfio-user."""
-    recordable: bool = False
-    """It keeps no views of its guest's memory, so that all it looks at can be written down."""
 
 
 @dataclass

@@ -233,5 +233,4 @@ KIND: Final = Kind(
     disk_flags=NVME_FLAGS,
     disk_keys=NVME_KEYS,
     vfio_user=True,
-    recordable=True,
 )

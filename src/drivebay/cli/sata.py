@@ -128,5 +128,4 @@ KIND: Final = Kind(
     disk_flags=SATA_FLAGS,
     disk_keys=SATA_KEYS,
     vfio_user=True,
-    recordable=True,
 )

@@ -98,6 +98,9 @@ class GuestMemory:
         """The same for those who keep it, and look again what the guest has written."""
         return self.view(address, length)
 
+    fence: Callable[[], None] = staticmethod(barrier)
+    """A `barrier` between what is stored to a `lasting_view` and what is loaded from one."""
+
     def views(self, address: int, length: int) -> list[memoryview]:
         """The same bytes in as many pieces as there are adjoining regions."""
         start, size, ram = self.window

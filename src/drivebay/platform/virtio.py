@@ -6,7 +6,7 @@ vhost-user, which never sees a descriptor: it says where a ring is, and the devi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -164,6 +164,10 @@ class Device(Protocol):
 
     def set_features(self, features: int) -> None:
         """The driver has chosen these, a subset of `features`."""
+
+    @property
+    def queue_states(self) -> Mapping[int, Mapping[str, int]]:
+        """Sizes and positions of the queues that were started, by number."""
 
     def read_config(self) -> bytes:
         """The whole configuration space, as it is now."""

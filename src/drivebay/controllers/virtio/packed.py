@@ -18,7 +18,6 @@ from drivebay.controllers.virtio.ring import (
     indirect_table,
     place,
 )
-from drivebay.platform.memory import barrier
 from drivebay.platform.virtio import PackedDescriptor, QueueSetup, RingError
 
 __all__ = ["PackedQueue"]
@@ -91,6 +90,7 @@ class PackedQueue(Queue):
         self._halves = self._ring.cast("H")
         self._driver = place(self.memory, driver, 4, 4, "driver event suppression").cast("H")
         self._device = place(self.memory, device, 4, 4, "device event suppression").cast("H")
+        self.memory.fence()
 
     def let_go(self) -> None:
         """Have no view of guest memory."""
@@ -234,7 +234,7 @@ class PackedQueue(Queue):
         self._unpublished.clear()
         if self._copies is not None:
             self._copies.published()
-        barrier()
+        self.memory.fence()
         wanted = self._driver[FLAGS] & 3  # the other bits are reserved
         if wanted == DESC and self.event_idx:
             signal = self._passed(self._driver[OFFSET_WRAP])
@@ -262,11 +262,11 @@ class PackedQueue(Queue):
         """Ask for kicks. False if chains came meanwhile: take them."""
         if self.event_idx:
             self._device[OFFSET_WRAP] = self._offset
-            barrier()
+            self.memory.fence()
             self._device[FLAGS] = DESC
         else:
             self._device[FLAGS] = int(EventFlag.ENABLE)
-        barrier()
+        self.memory.fence()
         return not self.waiting()
 
     def disarm(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from drivebay.controllers.virtio.pci_structures import Notifications, PciAccess, Structure
 from drivebay.controllers.virtio.registers import (
@@ -281,6 +281,10 @@ class VirtioPci(PciFunction):
     def at_rest(self) -> bool:
         """Whether no queue runs, and nothing of one that did is in flight."""
         return self.transport.at_rest
+
+    def save(self) -> dict[str, Any]:
+        """The state, for who compares it: it cannot be taken up again."""
+        return {**super().save(), "msix": self.msix.save(), "transport": self.transport.state}
 
     def reset(self) -> None:
         """Power on."""

@@ -18,7 +18,6 @@ from drivebay.controllers.virtio.ring import (
     indirect_table,
     place,
 )
-from drivebay.platform.memory import barrier
 from drivebay.platform.virtio import QueueSetup, RingError
 
 __all__ = ["SplitQueue"]
@@ -63,6 +62,7 @@ class SplitQueue(Queue):
         self._used = used.cast("H")
         self._used_elements = used[4 : 4 + 8 * size].cast("I")
         self._avail_event = ENTRIES + 4 * size
+        self.memory.fence()
 
     def let_go(self) -> None:
         """Have no view of guest memory."""
@@ -187,7 +187,7 @@ class SplitQueue(Queue):
         self._published = new
         if self.tracker is not None:
             self.tracker.published(new)
-        barrier()  # the driver stores its wish, then looks at used.idx; we do the reverse
+        self.memory.fence()  # the driver stores its wish, then looks at used.idx; we do the reverse
         if self.event_idx:
             used_event = self._avail[ENTRIES + self.size]
             wanted = (new - used_event - 1) & 0xFFFF < (new - old) & 0xFFFF
@@ -206,7 +206,7 @@ class SplitQueue(Queue):
             self._used[self._avail_event] = self._popped
         else:
             self._used[FLAGS] = 0
-        barrier()
+        self.memory.fence()
         return not self.waiting()
 
     def disarm(self) -> None:

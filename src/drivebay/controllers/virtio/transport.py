@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from drivebay.controllers.virtio.registers import InterruptCause
 from drivebay.platform.interrupts import Line, Message
@@ -97,6 +97,18 @@ class RegisterTransport:
         if self._forget_memory is not None:
             self._forget_memory()
             self._forget_memory = None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the driver has set up, and where its queues are, for who compares it."""
+        return {
+            "status": self._status,
+            "features": self._features,
+            "interrupts": self._interrupts,
+            "generation": self._generation,
+            "setups": {index: vars(setup) for index, setup in enumerate(self._setups)},
+            "queues": self._device.queue_states,
+        }
 
     # -- accesses --------------------------------------------------------------------------------
 

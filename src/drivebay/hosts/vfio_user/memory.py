@@ -38,6 +38,10 @@ class Refused(Exception):
         self.error = error
 
 
+Fetch = Callable[[int, int], bytes | None]
+"""Gives what is at an address, so many bytes; None if that is no RAM."""
+
+
 class Carrier(Protocol):
     """Moves memory that is not shared."""
 
@@ -198,14 +202,18 @@ class ClientMemory(GuestMemory):
         if slot is None or self.carrier is None or length > MAX_COPY:
             raise GuestMemoryFault(address, length)
         self.write_back()  # or we would fetch what is older than our own
-        working = bytearray()
-        for at in range(address, address + length, self.piece):
-            piece = self.carrier.fetch(at, min(self.piece, address + length - at))
-            if piece is None:
-                raise GuestMemoryFault(address, length)
-            working += piece
+        working = self._fetched(address, length, self.carrier.fetch)
         self._copies.append(_Copy(address, working, bytearray(working), slot.writable))
         return memoryview(working)
+
+    def _fetched(self, address: int, length: int, fetch: Fetch) -> bytearray:
+        fetched = bytearray()
+        for at in range(address, address + length, self.piece):
+            piece = fetch(at, min(self.piece, address + length - at))
+            if piece is None:
+                raise GuestMemoryFault(address, length)
+            fetched += piece
+        return fetched
 
     def _remote(self, address: int, length: int) -> Slot | None:
         slot = self._slot(address, length)

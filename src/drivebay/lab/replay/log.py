@@ -13,11 +13,13 @@ asks while it works; and *outputs*, in which a replay must agree.
 | `run` | input | ticket of a callback, a timer or a wait that is over |
 | `end` | input | the turn is over |
 | `settle` | input | what has changed in copies of guest memory goes back |
+| `relaid` | input | guest memory was laid out anew |
 | `resized` | input | disk, its sectors |
 | `save` | input | |
 | `disk is` | answer | disk, what it is |
 | `now` | answer | seconds |
 | `memory` | answer | address, length, bytes there, or none if that is no RAM |
+| `changed` | answer | pieces of what is kept of it that have changed: address, bytes |
 | `disk` | answer | number of the operation, error or none, what was read |
 | `allocated` | answer | disk, bytes or none |
 | `cancel` | answer | number of the operation, whether it was given up |
@@ -55,7 +57,8 @@ MOST: Final = 64 << 20
 SYNC: Final = 1 << 20
 """Bytes after which what was written is there even if we are killed."""
 INPUTS: Final = frozenset(
-    {"plugged", "unplugged", "reset", "read", "write", "run", "end", "settle", "resized", "save"}
+    {"plugged", "unplugged", "reset", "read", "write", "run", "end"}
+    | {"settle", "relaid", "resized", "save"}
 )
 
 Entry = tuple[Any, ...]

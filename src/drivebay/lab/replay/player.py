@@ -12,10 +12,10 @@ import msgspec
 from drivebay.disk.contract import Disk, Operation
 from drivebay.hosts.vfio_user.memory import ClientMemory
 from drivebay.lab.replay.log import CONFIG, INPUTS, Entry, Recording
+from drivebay.lab.replay.memory import TapedMemory
 from drivebay.lab.replay.standins import (
     TapedDisk,
     TapedEngine,
-    TapedMemory,
     error_of,
     messages_of,
     raised,
@@ -117,6 +117,9 @@ class Player:
         """What was found then, if the same was asked."""
         return self._expect(kind, *question)[-1]
 
+    def laid_out(self, relaid: Callable[[], None]) -> None:
+        """The recording says when; here is none."""
+
     def settle(self, write_back: Callable[[], bool]) -> bool:
         """Nobody but the recording has copies written back."""
         return write_back()
@@ -189,6 +192,9 @@ class Player:
 
     def _on_settle(self) -> None:
         ClientMemory.write_back(self.memory)
+
+    def _on_relaid(self) -> None:
+        self.memory.relaid()
 
     def _on_resized(self, disk: int, sector_count: int) -> None:
         self._disks[disk].resized(sector_count)

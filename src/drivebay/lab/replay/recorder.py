@@ -10,10 +10,10 @@ from typing import Any, Final, TypeVar, cast
 
 from drivebay.disk.contract import Disk, Operation
 from drivebay.lab.replay.log import CONFIG, Log
+from drivebay.lab.replay.memory import TapedMemory
 from drivebay.lab.replay.standins import (
     TapedDisk,
     TapedEngine,
-    TapedMemory,
     disk_facts,
     error_facts,
     messages_of,
@@ -93,6 +93,10 @@ class Recorder:
         found = find()
         self.log(kind, *question, found)
         return found
+
+    def laid_out(self, relaid: Callable[[], None]) -> None:
+        """Write down that it was."""
+        self.input(relaid, "relaid")
 
     def settle(self, write_back: Callable[[], bool]) -> bool:
         """Write down that it happened now."""

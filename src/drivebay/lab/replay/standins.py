@@ -1,8 +1,8 @@
 """What stands around a PCI function while it is recorded, and again while that is replayed.
 
-All that comes to a function comes by its engine, its guest's memory, its disks and its registers,
-on its engine's thread. In front of each stands something here, which asks or tells a `Tape`: a
-recorder's writes down what is so, a player's says what was so.
+All that comes to a function comes by its engine, its guest's memory (`TapedMemory`), its disks and
+its registers, on its engine's thread. In front of each stands something that asks or tells a
+`Tape`: a recorder's writes down what is so, a player's says what was so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from drivebay.disk.contract import Buffers, Disk, Extent, Operation, Unmap, byte
 from drivebay.disk.errors import DiskError, IoError, MediumError
 from drivebay.disk.errors import Medium as MediumKind
 from drivebay.disk.filters.base import CONSTANTS
-from drivebay.hosts.vfio_user.memory import Carrier, ClientMemory, Slot
 from drivebay.platform.engine import Callback, Engine
 from drivebay.platform.pci import PciFunction
 from drivebay.platform.pci_messages import Messages
@@ -28,7 +27,6 @@ __all__ = [
     "Tape",
     "TapedDisk",
     "TapedEngine",
-    "TapedMemory",
     "disk_facts",
     "error_facts",
     "error_of",
@@ -39,7 +37,6 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 FACTS: Final = ("kind", "sector_count", *CONSTANTS)
-WHOLE: Final = Slot(0, 1 << 64, True, None)
 ERRORS: Final = {
     kind.__name__: kind for kind in (*DiskError.__subclasses__(), *IoError.__subclasses__())
 }
@@ -53,6 +50,9 @@ class Tape(Protocol):
 
     def answer(self, kind: str, *question: Any, find: Callable[[], Any]) -> Any:
         """An answer: what `find` finds, while it is recorded."""
+
+    def laid_out(self, relaid: Callable[[], None]) -> None:
+        """Guest memory was laid out anew, of which somebody in the function wants to know."""
 
     def settle(self, write_back: Callable[[], bool]) -> bool:
         """Somebody outside the function has its copies of memory written back."""
@@ -107,74 +107,6 @@ class TapedEngine(Engine):
     def has_callbacks(self) -> bool:
         """Nobody shall look out for what comes: how often he did would be an input."""
         return True
-
-
-class TapedMemory(ClientMemory):
-    """Guest memory of which a function has only copies, so that the guest cannot change what was
-    written down.
-    """
-
-    def __init__(self, tape: Tape) -> None:
-        self._tape = tape
-        self._below: Carrier | None = None
-        self._copying = self._sent = False
-        super().__init__()
-        self._slots_changed()
-
-    @property
-    def carrier(self) -> Carrier | None:
-        """Moves the copies; set, it is who moves what a client does not share."""
-        return self
-
-    @carrier.setter
-    def carrier(self, carrier: Carrier | None) -> None:
-        self._below = carrier
-
-    def _slots_changed(self) -> None:
-        self._lowest_remote = 0
-
-    def _remote(self, address: int, length: int) -> Slot | None:
-        return WHOLE
-
-    def _copy(self, address: int, length: int) -> memoryview:
-        self._copying = True
-        try:
-            return super()._copy(address, length)
-        finally:
-            self._copying = False
-
-    def write_back(self) -> bool:
-        """Send what the function has changed in its copies; whether the client must answer."""
-        self._sent = False
-        if self._copying or not self.has_copies:
-            super().write_back()
-        else:
-            self._tape.settle(super().write_back)
-        return self._sent
-
-    def fetch(self, address: int, length: int) -> bytes | None:
-        """What is there; None if that is no RAM."""
-        found: bytes | None = self._tape.answer(
-            "memory", address, length, find=lambda: self._fetch(address, length)
-        )
-        return found
-
-    def _fetch(self, address: int, length: int) -> bytes | None:
-        slot = self._slot(address, length)
-        if slot is not None and slot.view is not None:
-            return bytes(slot.view[address - slot.address :][:length])
-        return None if slot is None or self._below is None else self._below.fetch(address, length)
-
-    def store(self, address: int, data: bytes) -> None:
-        """Write `data` there."""
-        self._tape.told("store", address, data)
-        slot = self._slot(address, len(data))
-        if slot is not None and slot.view is not None:
-            if slot.writable:
-                slot.view[address - slot.address :][: len(data)] = data
-        elif slot is not None and self._below is not None:
-            self._below.store(address, data)
-            self._sent = True
 
 
 class TapedDisk(Disk):
