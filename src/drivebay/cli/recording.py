@@ -9,6 +9,7 @@ from drivebay.cli.errors import CliError
 from drivebay.cli.kind import ControllerConfig, opened_by
 
 if TYPE_CHECKING:
+    from drivebay.disk.contract import Disk
     from drivebay.lab.replay import Recorder, Recording
     from drivebay.platform.engine import Engine
 
@@ -21,6 +22,7 @@ ANY_DISK = "mem:1M"
 def record(controller: ControllerConfig, engine: Engine) -> tuple[Recorder, ControllerConfig]:
     """What records a controller, and that with the recorder's disks. Raises `CliError`."""
     from drivebay.lab.replay import Recorder
+    from drivebay.lab.trace import TracedDisk
 
     assert controller.record is not None
     words = list(controller.words)
@@ -31,7 +33,14 @@ def record(controller: ControllerConfig, engine: Engine) -> tuple[Recorder, Cont
         words = [(name, text.replace(spec, ANY_DISK, 1)) for name, text in words]
     header = {"words": words, "socket": controller.socket}
     recorder = Recorder(Path(controller.record), engine, header)
-    return recorder, controller.wrapped(recorder.disk)
+
+    def taped(disk: Disk) -> Disk:
+        if not isinstance(disk, TracedDisk):
+            return recorder.disk(disk)
+        disk.below = recorder.disk(disk.below)  # a trace is of what the controller asks
+        return disk
+
+    return recorder, controller.wrapped(taped)
 
 
 def replay(recording: Recording) -> int:

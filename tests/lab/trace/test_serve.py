@@ -13,9 +13,12 @@ import pytest
 from drivebay.cli.backend import Backend
 from drivebay.cli.errors import CliError
 from drivebay.cli.main import main
+from drivebay.cli.recording import replay
 from drivebay.cli.trace import TraceWish, parse_trace, trace_wish
 from drivebay.hosts.control.client import Control, ControlError
+from drivebay.lab.replay import Recording
 from drivebay.lab.trace.records import Kind, encode, read_records
+from drivebay.testing.vfio_user import Monitor
 from drivebay.testing.vhost_user import FrontEnd
 
 DATA = bytes(range(256)) * 2
@@ -88,6 +91,21 @@ def test_while_it_runs(tmp_path: Path) -> None:
     assert commands(tmp_path / "b.jsonl") == [("OUT", 8, "OK")]
     disk = [line for line in lines(tmp_path / "b.jsonl") if line["event"] == "disk"]
     assert [(line["operation"], line["sector"]) for line in disk] == [("write", 8)]
+
+
+def test_what_is_recorded_is_traced_as_well(tmp_path: Path) -> None:
+    trace, recording = tmp_path / "a.jsonl", tmp_path / "a.dbreplay"
+    serve = ["--ide", "mem:1M", "--trace", f"{trace},disk", "--record", str(recording)]
+    with Backend(serve) as backend, Monitor(backend.controllers[0]["socket"]) as guest:
+        for register, value in enumerate((1, 8, 0, 0, 0xE0, 0x20), 2):  # READ SECTORS
+            guest.write(0, register, 1, value)
+        while guest.read(0, 7, 1) & 0x88 != 0x08:
+            pass
+        assert [guest.read(0, 0, 2) for _ in range(256)] == [0] * 256
+    assert commands(trace) == [("READ_SECTORS", 8, "OK")]
+    [disk] = [line for line in lines(trace) if line["event"] == "disk"]
+    assert (disk["disk"], disk["operation"], disk["sector"]) == ("ide/p0", "read", 8)
+    assert replay(Recording(recording)) > 10
 
 
 def test_disks_that_come_and_go(tmp_path: Path) -> None:
