@@ -81,7 +81,7 @@ def test_every_kind_of_controller(path: str, tmp_path: Path) -> None:
     words = ["--nvme", "mem:1M", "--scsi", "mem:1M", "--ahci", "mem:1M", "--control", path]
     words += ["--ide", "mem:1M;sector=2048,dvd", "--virtio-blk", "mem:1M"]
     with Backend(words), Control(path, timeout=60) as control:
-        for kind in ("nvme", "scsi", "ahci"):
+        for kind in ("nvme", "scsi", "ahci", "ide"):
             first = next(each for each in control.tree().controllers if each.id == kind)
             name = control.add(kind, "mem:2M")
             assert control.info(name)["size"] == 2 * MIB
@@ -94,12 +94,14 @@ def test_every_kind_of_controller(path: str, tmp_path: Path) -> None:
         assert control.add("scsi", "mem:1M,lun=5") == "scsi/5"
         assert control.add("ahci", "mem:1M,port=4,serial=X") == "ahci/4"
         assert control.add("ahci", "mem:1M;sector=2048,dvd") == "ahci/1"
-        for disk, more in {"nvme/9": "nsid", "scsi/5": "lun", "ahci/4": "port"}.items():
+        assert control.add("ide", "mem:1M,s,1") == "ide/s1"
+        places = {"nvme/9": "nsid=3", "scsi/5": "lun=3", "ahci/4": "port=3", "ide/s1": "p"}
+        for disk, more in places.items():
             assert control.swap(disk, "mem:2M").spec == "mem:2M"
             with pytest.raises(ControlError, match="/nowhere"):
                 control.swap(disk, "file:/nowhere")
             with pytest.raises(ControlError, match=more):
-                control.swap(disk, f"mem:3M,{more}=3")
+                control.swap(disk, f"mem:3M,{more}")
             assert control.info(disk)["size"] == 2 * MIB
         with pytest.raises(ControlError, match="cannot be taken away"):
             control.swap("vda", "mem:1M")
@@ -115,13 +117,14 @@ def test_every_kind_of_controller(path: str, tmp_path: Path) -> None:
         }.items():
             with pytest.raises(ControlError, match=message):
                 control.add("nvme", text)
+        with pytest.raises(ControlError, match="secondary unit 1 taken"):
+            control.add("ide", "mem:1M,s,1")
         with pytest.raises(ControlError, match="port 31"):
             control.add("ahci", "mem:1M,port=31")
         with pytest.raises(ControlError, match="on-error=stop"):
             control.add("ahci", "mem:1M,on-error=stop")
-        for controller in ("ide", "vda"):
-            with pytest.raises(ControlError, match="no disk can be added"):
-                control.add(controller, "mem:1M")
+        with pytest.raises(ControlError, match="no disk can be added"):
+            control.add("vda", "mem:1M")
         assert len(control.tree().controllers) == 5
 
 

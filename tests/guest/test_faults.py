@@ -109,9 +109,8 @@ def test_linux_recovers(rig: Rig, name: str, rule: str, status: int, logged: lis
 
 def test_linux_lets_a_drive_go_that_was_pulled_under_load(rig: Rig) -> None:
     rig.control.add_fault("ahci", "read,nth=20:remove")
-    sectors = SECTORS["ahci"]
     script = f"""
-d=$(grep -lx {sectors} /sys/block/sd*/size | cut -d/ -f4)
+d=$(grep -lx {SECTORS["ahci"]} /sys/block/sd*/size | cut -d/ -f4)
 dd if=/dev/$d of=/dev/null bs=4096 iflag=direct && exit 1
 for n in $(seq 300); do [ -e /sys/block/$d ] || exit 0; sleep .1; done
 exit 2
@@ -121,6 +120,26 @@ exit 2
     assert "SATA link down" in rig.run("dmesg")[1]
     [ahci] = [each for each in rig.control.tree().controllers if each.id == "ahci"]
     assert not ahci.disks
+
+
+@nightly
+def test_linux_gives_an_ide_drive_up_that_was_pulled_and_takes_another(rig: Rig) -> None:
+    """No link goes down: it asks three times, for ten seconds each."""
+    rig.control.add_fault("ide", "read,nth=20:remove")
+    find = f"d=$(grep -lx {SECTORS['ide']} /sys/block/sd*/size | cut -d/ -f4)"
+    status, output = rig.run(f"{find}; dd if=/dev/$d of=/dev/null bs=4096 iflag=direct")
+    assert status == 1, output
+    assert "disable device" in rig.run("dmesg")[1]
+    rig.control.clear_faults("ide")
+    rig.control.add("ide", "mem:22M")
+    status, output = rig.run(
+        f"""
+{find}; host=/sys/class/scsi_host/$(readlink -f /sys/block/$d | grep -o 'host[0-9]*' | head -1)
+echo 1 >/sys/block/$d/device/delete; echo - - - >$host/scan
+for n in $(seq 100); do grep -qx 45056 /sys/block/sd*/size && exit 0; sleep .1; done; exit 1
+"""
+    )
+    assert status == 0, output + rig.run("dmesg | tail -30")[1]
 
 
 @pytest.mark.nightly

@@ -96,8 +96,8 @@ class _Adder:
             raise Refused(str(error), error.hint) from None
 
     async def swap(self, place: str, text: str, free: Callable[[], None]) -> None:
-        """See `Controller.swap`. A kind whose disks come and go says where by its first key."""
-        there = f"{text},{self._kind.disk_keys[0]}={place}"
+        """See `Controller.swap`."""
+        there = f"{text},{self._kind.at(place)}"
         try:
             await self._places.add(self._said(there, self._places.others(place)), free)
         except CliError as error:

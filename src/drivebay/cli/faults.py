@@ -102,8 +102,7 @@ class FaultDesk:
         if core is not None:
             return ScsiFaults(core, engine, name=name, remove=by_place)  # type: ignore[arg-type]
         drives: Any = {port_of(place): drive for place, drive in parts.items()}
-        can = self._places.hot or any(slot.dvd is not None for slot in self._places.slots.values())
-        return AtaFaults(drives, engine, name=name, remove=by_place if can else None)
+        return AtaFaults(drives, engine, name=name, remove=by_place)
 
     def _arrived(self, place: str, slot: Slot) -> None:
         """Another drive has come."""

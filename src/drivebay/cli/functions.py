@@ -48,8 +48,7 @@ def ata_places(
     attach: Callable[[AnyDrive, Device], None],
     engine: Engine,
     name: Callable[[AnyDrive], str],
-    *,
-    detach: Callable[[AnyDrive], object] | None = None,
+    detach: Callable[[AnyDrive], object],
 ) -> Places[AnyDrive]:
     """Places for ATA and ATAPI drives, which `attach` and `detach` plug in and pull."""
 
@@ -74,7 +73,6 @@ def ata_places(
         places.devices.append(device)
 
         def pull() -> Callable[[], bool]:
-            assert detach is not None
             detach(drive)
             places.devices.remove(device)
             return lambda: device.at_rest
@@ -84,12 +82,12 @@ def ata_places(
             disk,
             drive.attachment.disk.text,
             dvd=unit if isinstance(unit, Dvd) else None,
-            pull=pull if detach is not None and drive.passed is None else None,
+            pull=pull if drive.passed is None else None,
             part=device,
             health=SmartHealth(device.smart) if isinstance(device, AtaDisk) else None,
         )
 
-    places: Places[AnyDrive] = Places(open_disk, put, name, hot=detach is not None)
+    places: Places[AnyDrive] = Places(open_disk, put, name, hot=True)
     return places
 
 

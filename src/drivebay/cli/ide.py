@@ -106,7 +106,7 @@ def _taken(drive: IdeDrive, placed: Mapping[tuple[int, int], IdeDrive]) -> CliEr
 
 
 def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> Built:
-    """The function with its drives."""
+    """The function with its drives, which may be pulled, and others plugged in."""
     from drivebay.controllers.ide import PIIX4_NATIVE, PiixIde
     from drivebay.platform.interrupts import Line
 
@@ -116,7 +116,12 @@ def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> 
     def attach(drive: IdeDrive, device: Device) -> None:
         piix.attach(*drive.place, device)
 
-    places = ata_places(attach, engine, lambda drive: f"{'ps'[drive.place[0]]}{drive.place[1]}")
+    places = ata_places(
+        attach,
+        engine,
+        lambda drive: f"{'ps'[drive.place[0]]}{drive.place[1]}",
+        lambda drive: piix.detach(*drive.place),
+    )
     return piix, places.fill(controller.disks)
 
 
@@ -127,6 +132,7 @@ KIND: Final = Kind(
     help="An IDE drive on the primary or secondary channel, unit 0 or 1.",
     attach=ide_drive,
     place=place,
+    at=",".join,
     serve=FunctionServer(build),
     dialect=ata_dialect,
     check=check_drives,

@@ -112,6 +112,8 @@ class Kind:
     disk_keys: tuple[str, ...] = ()
     place: Callable[[Iterable[Any]], list[Any]] = list
     """The disks, each with its place. Raises `CliError`."""
+    at: Callable[[str], str] = str
+    """What to say of a disk that is to come to a place, where disks come and go."""
     settings: Callable[[Options, str], Any] = lambda options, text: None
     """What `flags` and `keys` of the controller said. Raises `CliError`."""
     may_be_empty: Callable[[Any], bool] = lambda settings: False

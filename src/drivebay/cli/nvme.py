@@ -224,6 +224,7 @@ KIND: Final = Kind(
     help="A namespace of an NVMe controller.",
     attach=nvme_disk,
     place=place,
+    at="nsid={}".format,
     settings=settings,
     may_be_empty=lambda said: said.spare > 0,
     serve=FunctionServer(build, statistics, INSIDE),

@@ -99,7 +99,7 @@ def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> 
         attach,
         engine,
         lambda drive: str(drive.place),
-        detach=lambda drive: ahci.detach(drive.place),
+        lambda drive: ahci.detach(drive.place),
     )
     return ahci, places.fill(controller.disks)
 
@@ -121,6 +121,7 @@ KIND: Final = Kind(
     help="A SATA drive on an AHCI controller.",
     attach=sata_drive,
     place=place,
+    at="port={}".format,
     serve=FunctionServer(build, inside=Inside(ata_hold, queues=queues)),
     dialect=ata_dialect,
     check=check_drives,

@@ -221,6 +221,7 @@ KIND: Final = Kind(
     help="A SCSI disk or DVD drive on a virtio SCSI host.",
     attach=attach,
     place=place,
+    at="lun={}".format,
     settings=rings,
     serve=serve,
     dialect=dialect,
