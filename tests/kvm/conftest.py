@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from drivebay.hosts.kvm.vm import Kvm
 from drivebay.platform.engine import Engine
 from tests.emulator.conftest import Machine, commands, seabios
 from tests.fixtures import engine_without_threads as engine
-from tests.kvm.tiny_linux import RAM_SIZE, Start, TinyLinux
+from tests.kvm.tiny_linux import Start, TinyLinux
 
 __all__ = ["commands", "engine", "kvm", "machine", "seabios"]
 
@@ -55,8 +56,8 @@ def start(kvm: None, kernel: Path) -> Iterator[Start]:
     """Makes machines with it."""
     machines: list[TinyLinux] = []
 
-    def make(*, cpus: int = 1, hyperv: bool = False, ram_size: int = RAM_SIZE) -> TinyLinux:
-        machine = TinyLinux(Engine(), kernel, cpus=cpus, hyperv=hyperv, ram_size=ram_size)
+    def make(**said: Any) -> TinyLinux:
+        machine = TinyLinux(Engine(), kernel, **said)
         machines.append(machine)
         return machine
 

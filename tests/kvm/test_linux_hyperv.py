@@ -18,8 +18,9 @@ from drivebay.disk.spec import open_disk
 from drivebay.platform.vmbus_messages import IRON
 from drivebay.scsi.disk import ScsiDisk
 
+from .bios_linux import BANNER, PARTITION, SECTOR, bootable
 from .extfs import REPLAYED, dirty_ext4, ext4
-from .tiny_linux import Start
+from .tiny_linux import MOUNTED, WORDS, Start, TinyLinux
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1200), pytest.mark.usefixtures("kvm")]
 
@@ -60,20 +61,46 @@ def test_a_unit_that_comes_while_linux_runs(start: Start, tmp_path: Path) -> Non
     image.check_after_mount()
 
 
-def test_the_accelerator_of_an_ide_disk(start: Start, tmp_path: Path) -> None:
-    """ata_piix leaves the disk to hv_storvsc, which finds the same one."""
-    image = ext4(tmp_path / "root.img")
-    machine = start(hyperv=True)
+def put_ide(machine: TinyLinux, path: Path) -> None:
+    """A disk on the primary channel, with its accelerator."""
     assert machine.hyperv is not None
     pc, engine = machine.pc, machine.engine
-    disk = open_disk(f"file:{image.path}")
+    disk = open_disk(f"file:{path}")
     ide = PiixIde(pc.memory, (pc.line(14), pc.line(15)), PIIX4)
     ide.attach(0, 0, AtaDisk(disk, engine, serial="1"))
     pc.bus.plug(1, 1, ide)
     build_ide(disk, pc.memory, engine, 0, 0).attach(machine.hyperv.bus)
-    console = machine.boot_to_root("/dev/sda")
+
+
+def is_taken_over(console: str) -> None:
+    """ata_piix leaves the disk to hv_storvsc, which finds the same one."""
     assert "Hyper-V Virtual Machine detected, ATA device ignore set" in console
     assert "storvsc_host_t" in console
     assert "sdb" not in console
+
+
+def test_the_accelerator_of_an_ide_disk(start: Start, tmp_path: Path) -> None:
+    image = ext4(tmp_path / "root.img")
+    machine = start(hyperv=True)
+    put_ide(machine, image.path)
+    console = machine.boot_to_root("/dev/sda")
+    is_taken_over(console)
     assert "EXT4-fs (sda): mounted filesystem" in console
+    image.check_after_mount()
+
+
+def test_the_accelerator_of_the_disk_that_seabios_has_booted_from(
+    start: Start, seabios: bytes, tmp_path: Path
+) -> None:
+    """By INT 13h and its IDE driver come the boot sector and the kernel; then hv_storvsc has it."""
+    image, path = ext4(tmp_path / "root.img"), tmp_path / "disk.img"
+    machine = start(hyperv=True, firmware=seabios)
+    append = f"{WORDS} root=/dev/sda1 rw rootwait"
+    path.write_bytes(bootable(machine.kernel, image.path, append, machine.pc.ram_size))
+    put_ide(machine, path)
+    console = machine.go_on(MOUNTED)
+    assert console.startswith(BANNER)
+    is_taken_over(console)
+    assert "EXT4-fs (sda1): mounted filesystem" in console
+    image.path.write_bytes(path.read_bytes()[PARTITION * SECTOR :])
     image.check_after_mount()

@@ -27,6 +27,8 @@ RAM_SIZE: Final = 128 << 20
 INSTANCE: Final = uuid.UUID(int=0x5C51)
 SECONDS: Final = 600.0
 """Where KVM interprets the kernel, it takes a minute on a quiet machine."""
+WORDS: Final = f"console=ttyS0 panic=-1 reboot=t {INTERPRETED}"
+"""Of every command line."""
 MOUNTED: Final = "Kernel panic - not syncing: No working init"
 """What a kernel ends with that has mounted its root and finds no program there."""
 
@@ -35,7 +37,12 @@ class Start(Protocol):
     """The fixture `start`: a machine, which ends with the test."""
 
     def __call__(
-        self, *, cpus: int = 1, hyperv: bool = False, ram_size: int = RAM_SIZE
+        self,
+        *,
+        cpus: int = 1,
+        hyperv: bool = False,
+        ram_size: int = RAM_SIZE,
+        firmware: bytes = b"",
     ) -> TinyLinux: ...
 
 
@@ -50,16 +57,19 @@ class TinyLinux:
         cpus: int = 1,
         hyperv: bool = False,
         ram_size: int = RAM_SIZE,
+        firmware: bytes = b"",
     ) -> None:
         self.serial = bytearray()
         self.engine, self.cpus = engine, cpus
-        self.pc = Pc(engine, ram_size, serial=self.serial.extend, wall_clock=True)
+        self.pc = Pc(
+            engine, ram_size, firmware=firmware, serial=self.serial.extend, wall_clock=True
+        )
         self.host = KvmHost(self.pc, cpus)
         self.hyperv: Hyperv | None = put_hyperv(self.host) if hyperv else None
         self.virtio: list[VirtioMmio] = []
         """What `put_virtio` has put there."""
         self.initrd = b""
-        self._kernel = kernel
+        self.kernel = kernel
 
     def attach_scsi(self, disk: Disk, sub_channels: int = 0) -> StorVsp:
         """A StorVSP controller with a disk."""
@@ -74,8 +84,7 @@ class TinyLinux:
 
     def boot(self, append: str, until: str) -> str:
         """Run until the console says what the pattern `until` matches; all that it has said."""
-        words = f"console=ttyS0 panic=-1 reboot=t {INTERPRETED} {append}"
-        linux = Linux(self._kernel.read_bytes(), self.initrd, words)
+        linux = Linux(self.kernel.read_bytes(), self.initrd, f"{WORDS} {append}")
 
         def start(vcpu: Vcpu) -> None:
             vmbus = self.hyperv is not None
