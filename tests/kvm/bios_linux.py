@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from drivebay.hosts.kvm.abi import Regs, Sregs
 from drivebay.hosts.kvm.linux import Linux
-from drivebay.machines.direct import prepare
 from drivebay.machines.pc import Pc
 from drivebay.platform.engine import Engine
 from tests.emulator.x86 import Code, end
@@ -52,12 +51,13 @@ class _Cpu:
 def bootable(kernel: Path, root: Path, append: str, ram_size: int) -> bytes:
     """A disk with a boot sector, a kernel and, as its one partition, the file system `root`.
 
-    What is to be in memory when the kernel begins is what a direct start puts there.
+    What is to be in memory when the kernel begins is what a direct start puts there, but for what
+    it is the firmware's to tell.
     """
     engine = Engine(workers=0)
     pc, cpu = Pc(engine, ram_size), _Cpu()
     linux: Any = Linux(kernel.read_bytes(), command_line=append)
-    linux.start(cpu, pc.memory, prepare(pc, vmbus=True))
+    linux.start(cpu, pc.memory, rsdp=0)
     blob = _blob(bytes(pc.memory.regions[0].view))
     engine.close()
     chunks = -(-len(blob) // (CHUNK * SECTOR))

@@ -1,4 +1,6 @@
-"""The ACPI tables of a PC whose kernel is started directly. Linux reads them at night."""
+"""The ACPI tables of a PC whose kernel is started directly, or whose firmware is told of them.
+Linux reads them at night.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,12 @@ from drivebay.controllers.virtio.block import BlockDevice
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.machines import aml
 from drivebay.machines.acpi import TABLES, Header, LocalApic, Rsdp
-from drivebay.machines.direct import VIRTIO_MMIO_PLACES, prepare, put_virtio
+from drivebay.machines.chips.piix4 import PMBA, PowerRegisters
+from drivebay.machines.direct import POWER_PORTS, VIRTIO_MMIO_PLACES, prepare, put_virtio
+from drivebay.machines.firmware import tell_of_hyperv
 from drivebay.machines.pc import Pc
 from drivebay.platform.engine import Engine
+from tests.emulator.conftest import Machine
 
 
 def table_at(pc: Pc, address: int) -> tuple[Header, bytes]:
@@ -33,6 +38,21 @@ def tables(pc: Pc, rsdp: int) -> dict[bytes, bytes]:
     dsdt, found[b"DSDT"] = table_at(pc, int.from_bytes(found[b"FACP"][4:8], "little"))
     assert dsdt.signature == b"DSDT"
     return found
+
+
+def test_seabios_hands_on_what_it_is_told(seabios: bytes, engine: Engine) -> None:
+    """It finds memory for the tables, and has them point to each other."""
+    machine = Machine(engine, seabios)
+    tell_of_hyperv(machine.pc, cpus=2)
+    machine.cpu.run(30, lambda: b"No bootable device" in machine.debug)
+    legacy = bytes(machine.pc.memory.view(0xF0000, 0x10000))
+    found = tables(machine.pc, 0xF0000 + legacy.index(b"RSD PTR "))
+    assert set(found) == {b"FACP", b"APIC", b"DSDT"}
+    assert b"VMBus\0" in found[b"DSDT"]
+    assert LocalApic(0, 8, 1, 1, 1).pack() in found[b"APIC"]
+    assert b"Microsoft Corporation\0Virtual Machine\0" in legacy
+    power = machine.pc.bus.functions[1, 3].config_read(PowerRegisters.PMBA.offset, 4)
+    assert power & PMBA.ADDRESS == POWER_PORTS
 
 
 @pytest.fixture

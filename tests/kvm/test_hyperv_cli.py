@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from drivebay.cli.main import main
+from tests.emulator.test_cli import EXIT_7, image
 
 from .test_cli import boot, kernel
 
@@ -37,9 +38,17 @@ def test_a_kernel_finds_hyperv(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     assert outcome["serial"] == "Hv#1" + "2" + chr(ord("0") + 18), "code, connection: none such"
 
 
+@pytest.mark.usefixtures("kvm", "seabios")
+def test_firmware_boots_a_disk_that_has_an_accelerator(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert boot("--hyperv", "--ide", image(tmp_path, then=EXIT_7), "--json") == 7
+    debug = json.loads(capfd.readouterr().out)["debug"]
+    assert "Copying SMBIOS 3.0" in debug
+
+
 def test_what_cannot_have_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for line, reason in (
-        (["--host", "kvm", "--hyperv", "--ide", "mem:1M"], "firmware does not know it"),
         (["--host", "unicorn", "--hyperv", "--ide", "mem:1M"], "--hyperv with --host unicorn"),
         (["--hyperv", "--scsi", "mem:1M"], "--hyperv with --host qemu"),
     ):

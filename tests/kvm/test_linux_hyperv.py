@@ -15,6 +15,7 @@ from drivebay.controllers.ide import PIIX4, PiixIde
 from drivebay.controllers.storvsp.ide import build_ide
 from drivebay.disk.backends.ram import RamDisk
 from drivebay.disk.spec import open_disk
+from drivebay.machines.firmware import tell_of_hyperv
 from drivebay.platform.vmbus_messages import IRON
 from drivebay.scsi.disk import ScsiDisk
 
@@ -98,6 +99,7 @@ def test_the_accelerator_of_the_disk_that_seabios_has_booted_from(
     append = f"{WORDS} root=/dev/sda1 rw rootwait"
     path.write_bytes(bootable(machine.kernel, image.path, append, machine.pc.ram_size))
     put_ide(machine, path)
+    tell_of_hyperv(machine.pc, machine.cpus)
     console = machine.go_on(MOUNTED)
     assert console.startswith(BANNER)
     is_taken_over(console)

@@ -53,7 +53,7 @@ FIRMWARE = {"seabios": "seabios/bios-256k.bin", "ovmf": "OVMF/OVMF_CODE_4M.fd"}
     help="Who runs the guest: a PC in this process, with unicorn as its CPU or KVM's.",
 )
 @click.option(
-    "--hyperv", is_flag=True, help="With --host kvm: the kernel finds Hyper-V, --scsi on its bus."
+    "--hyperv", is_flag=True, help="With --host kvm: the guest finds Hyper-V, --scsi on its bus."
 )
 @click.option("--kvm", "accel", flag_value="kvm", help="Use KVM.")
 @click.option("--tcg", "accel", flag_value="tcg", help="Emulate the CPU.")

@@ -55,8 +55,6 @@ class KvmPc:
     def __init__(self, cpus: int, linux: Linux | None, hyperv: bool = False) -> None:
         if cpus > MOST_CPUS:
             raise CliError(f"{cpus} CPUs", f"up to {MOST_CPUS}")
-        if hyperv and linux is None:
-            raise CliError("--hyperv: firmware does not know it", "--kernel names one that does")
         self.cpus, self._linux, self._hyperv = cpus, linux, hyperv
         self._virtio: list[VirtioMmio] = []
         self._synthetic: list[StorVsp] = []
@@ -110,6 +108,7 @@ class KvmPc:
         from drivebay.hosts.kvm.hyperv_host import put_hyperv
         from drivebay.hosts.kvm.vcpu import Vcpu
         from drivebay.machines.direct import prepare
+        from drivebay.machines.firmware import tell_of_hyperv
 
         try:
             host = KvmHost(pc, self.cpus)
@@ -127,6 +126,8 @@ class KvmPc:
                 linux.start(vcpu, pc.memory, rsdp)
 
             host.start = start
+        elif self._hyperv:
+            tell_of_hyperv(pc, self.cpus)
         try:
             with console(pc.engine, pc.serial.receive) as left:
                 return host.run(timeout, lambda: until() or left())

@@ -5,8 +5,8 @@ Sections are of the ACPI specification, version 6.5.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 from drivebay.machines import aml
@@ -14,7 +14,20 @@ from drivebay.machines.smbios import ENTRY_POINT
 from drivebay.platform.memory import GuestMemory
 from drivebay.wire import U8, U16, U32, U64, Struct
 
-__all__ = ["Acpi", "VirtioMmio", "put_acpi"]
+__all__ = [
+    "CHECKSUM_AT",
+    "PCI_WINDOW",
+    "RSDP_1_SIZE",
+    "RSDP_CHECKSUM_AT",
+    "RSDP_EXTENDED_CHECKSUM_AT",
+    "RSDP_XSDT_AT",
+    "Acpi",
+    "Rsdp",
+    "VirtioMmio",
+    "build",
+    "put_acpi",
+    "rsdp",
+]
 
 TABLES: Final = 0xE0000
 TABLES_END: Final = ENTRY_POINT
@@ -43,7 +56,7 @@ class Acpi:
 
     `power` is the port where the PIIX4's power management begins. `slots` are the PCI slots with
     something in them, and `pirqs` the interrupts of PIRQA to PIRQD. `vmbus` says whether there is
-    Hyper-V's bus.
+    Hyper-V's bus. `windows` are the addresses of PCI's memory, the first and the last of each.
     """
 
     cpus: int
@@ -52,6 +65,7 @@ class Acpi:
     pirqs: Sequence[int]
     virtio: Sequence[VirtioMmio] = ()
     vmbus: bool = False
+    windows: Sequence[tuple[int, int]] = (PCI_WINDOW,)
 
 
 class Rsdp(Struct, size=36):
@@ -70,6 +84,8 @@ class Rsdp(Struct, size=36):
 
 RSDP_1_SIZE: Final = 20
 """What the first checksum is of."""
+RSDP_ROOM: Final = 48
+RSDP_CHECKSUM_AT, RSDP_XSDT_AT, RSDP_EXTENDED_CHECKSUM_AT = 8, 24, 32
 
 
 class Header(Struct, size=36):
@@ -87,6 +103,8 @@ class Header(Struct, size=36):
 
 
 CHECKSUM_AT: Final = 9
+DSDT_AT: Final = Header.size + 4
+"""In the FADT."""
 
 
 class Fadt(Struct, size=80):
@@ -177,31 +195,51 @@ ACTIVE_HIGH_LEVEL: Final = 0xD
 NO_C2, NO_C3 = 101, 1001  # microseconds after which they are taken to be not there
 
 
+@dataclass
+class Tables:
+    """Tables for the addresses from `start` on, but for the RSDP."""
+
+    start: int
+    data: bytearray = field(default_factory=bytearray)
+    pointers: list[tuple[int, int]] = field(default_factory=list)
+    """Where in `data` an address is, and its bytes."""
+    pointing: list[tuple[int, int]] = field(default_factory=list)
+    """Where tables with such begin, and their length."""
+
+    def put(self, table: bytes, *, pointers: Iterable[int] = (), size: int = 0) -> int:
+        """Its address. `pointers` of `size` bytes are in it."""
+        self.data += bytes(-len(self.data) % 16)
+        at = len(self.data)
+        self.data += table
+        if size:
+            self.pointers += [(at + pointer, size) for pointer in pointers]
+            self.pointing.append((at, len(table)))
+        return self.start + at
+
+
+def build(machine: Acpi, start: int) -> tuple[Tables, int]:
+    """The tables, and the address of the XSDT."""
+    tables = Tables(start)
+    dsdt = tables.put(_table(b"DSDT", 2, _dsdt(machine)))
+    fadt = tables.put(_table(b"FACP", 1, _fadt(machine, dsdt)), pointers=[DSDT_AT], size=4)
+    madt = tables.put(_table(b"APIC", 1, _madt(machine)))
+    found = [fadt, madt]
+    xsdt = _table(b"XSDT", 1, b"".join(each.to_bytes(8, "little") for each in found))
+    return tables, tables.put(xsdt, pointers=range(Header.size, len(xsdt), 8), size=8)
+
+
 def put_acpi(memory: GuestMemory, machine: Acpi) -> int:
     """Write the tables below 1 MiB; the address of the first, which kernels are told.
 
     Raises `ValueError` if they do not fit there.
     """
-    tables = bytearray(Rsdp.size)
-
-    def put(table: bytes) -> int:
-        tables.extend(bytes(-len(tables) % 16))
-        address = TABLES + len(tables)
-        tables.extend(table)
-        return address
-
-    dsdt = put(_table(b"DSDT", 2, _dsdt(machine)))
-    pointers = [
-        put(_table(b"FACP", 1, _fadt(machine, dsdt))),
-        put(_table(b"APIC", 1, _madt(machine))),
-    ]
-    xsdt = put(_table(b"XSDT", 1, b"".join(each.to_bytes(8, "little") for each in pointers)))
-    tables[: Rsdp.size] = _rsdp(xsdt)
-    if len(tables) > TABLES_END - TABLES:
+    tables, xsdt = build(machine, TABLES + RSDP_ROOM)
+    data = rsdp(xsdt).ljust(RSDP_ROOM, b"\0") + tables.data
+    if len(data) > TABLES_END - TABLES:
         raise ValueError(
-            f"{len(tables)} bytes of ACPI tables: there is room for {TABLES_END - TABLES}"
+            f"{len(data)} bytes of ACPI tables: there is room for {TABLES_END - TABLES}"
         )
-    memory.view(TABLES, len(tables))[:] = tables
+    memory.view(TABLES, len(data))[:] = data
     return TABLES
 
 
@@ -209,11 +247,12 @@ def _checksum(data: bytes) -> int:
     return -sum(data) & 0xFF
 
 
-def _rsdp(xsdt: int) -> bytes:
-    rsdp = Rsdp(b"RSD PTR ", 0, b"DRVBAY", 2, 0, Rsdp.size, xsdt, 0)
-    rsdp.checksum = _checksum(rsdp.pack()[:RSDP_1_SIZE])
-    rsdp.extended_checksum = _checksum(rsdp.pack())
-    return rsdp.pack()
+def rsdp(xsdt: int) -> bytes:
+    """The first table, which points to the XSDT."""
+    first = Rsdp(b"RSD PTR ", 0, b"DRVBAY", 2, 0, Rsdp.size, xsdt, 0)
+    first.checksum = _checksum(first.pack()[:RSDP_1_SIZE])
+    first.extended_checksum = _checksum(first.pack())
+    return first.pack()
 
 
 def _table(signature: bytes, revision: int, body: bytes) -> bytes:
@@ -277,7 +316,7 @@ def _pci(machine: Acpi) -> bytes:
                 aml.ports(0xCF8, 8),
                 aml.port_window(0, 0xCF7),
                 aml.port_window(0xD00, 0xFFFF),
-                aml.memory_window(*PCI_WINDOW),
+                *(aml.memory_window(*window) for window in machine.windows),
             ),
         ),
         aml.name("_PRT", aml.package(*routes)),

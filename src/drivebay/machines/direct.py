@@ -20,6 +20,8 @@ __all__ = ["VIRTIO_MMIO_PLACES", "prepare", "put_virtio"]
 PIIX_SLOT: Final = 1
 ISA, POWER = 0, 3
 POWER_PORTS: Final = 0x600
+HYPERV: Final = ("Microsoft Corporation", "Virtual Machine")
+"""Who has made the machine, and what it is."""
 PIRQS: Final = (10, 10, 11, 11)
 """The interrupts of PIRQA to PIRQD, as SeaBIOS routes them."""
 VIRTIO_BASE: Final = 0xFE00_0000
@@ -52,11 +54,15 @@ def prepare(
     With `vmbus` the machine is Hyper-V's by its tables.
     """
     if vmbus:
-        put_smbios(pc.memory, "Microsoft Corporation", "Virtual Machine")
+        put_smbios(pc.memory, *HYPERV)
     isa, power = (pc.bus.functions[PIIX_SLOT, number] for number in (ISA, POWER))
     for at, number in zip(IsaRegisters.registers.values(), PIRQS, strict=True):
         isa.config_write(at.offset, 1, number)
     power.config_write(PowerRegisters.PMBA.offset, 4, POWER_PORTS & PMBA.ADDRESS)
     power.config_write(PowerRegisters.PMREGMISC.offset, 1, PMREGMISC.PMIOSE)
-    slots = sorted({slot for slot, _ in pc.bus.functions})
-    return put_acpi(pc.memory, Acpi(cpus, POWER_PORTS, slots, PIRQS, virtio, vmbus))
+    return put_acpi(pc.memory, Acpi(cpus, POWER_PORTS, slots_of(pc), PIRQS, virtio, vmbus))
+
+
+def slots_of(pc: Pc) -> list[int]:
+    """The PCI slots with something in them."""
+    return sorted({slot for slot, _ in pc.bus.functions})

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from drivebay.platform.memory import GuestMemory
 from drivebay.wire import U8, U16, U32, U64, Struct
 
-__all__ = ["ENTRY_POINT", "put_smbios"]
+__all__ = ["ENTRY_POINT", "put_smbios", "smbios"]
 
 ENTRY_POINT: Final = 0xFF000
 """Firmware may put it on any 16 bytes from 0xF0000 on."""
@@ -49,16 +49,20 @@ class SystemInformation(Struct, size=27):
     family: U8
 
 
-def put_smbios(memory: GuestMemory, manufacturer: str, product: str) -> None:
-    """Write tables that say so below 1 MiB."""
+def smbios(manufacturer: str, product: str, address: int) -> tuple[bytes, bytes]:
+    """The entry point of tables at `address` that say so, and the tables."""
     system = SystemInformation(
         SYSTEM_INFORMATION, SystemInformation.size, 0x100, 1, 2, 0, 0, bytes(16), POWER_SWITCH, 0, 0
     )
     strings = b"".join(text.encode() + b"\0" for text in (manufacturer, product))
     last = bytes((END_OF_TABLE, 4, 0x01, 0x01))
     table = system.pack() + strings + b"\0" + last + b"\0\0"
-    entry = EntryPoint(
-        b"_SM3_", 0, EntryPoint.size, 3, 0, 0, 1, 0, len(table), ENTRY_POINT + EntryPoint.size
-    )
+    entry = EntryPoint(b"_SM3_", 0, EntryPoint.size, 3, 0, 0, 1, 0, len(table), address)
     entry.checksum = -sum(entry.pack()) & 0xFF
-    memory.view(ENTRY_POINT, EntryPoint.size + len(table))[:] = entry.pack() + table
+    return entry.pack(), table
+
+
+def put_smbios(memory: GuestMemory, manufacturer: str, product: str) -> None:
+    """Write such tables below 1 MiB."""
+    data = b"".join(smbios(manufacturer, product, ENTRY_POINT + EntryPoint.size))
+    memory.view(ENTRY_POINT, len(data))[:] = data
