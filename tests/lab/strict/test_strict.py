@@ -33,10 +33,10 @@ from tests.ahci.support import FUNCTION as AHCI_FUNCTION
 from tests.ahci.support import SLOT as AHCI_SLOT
 from tests.ahci.support import Bench as AhciBench
 from tests.floppy.support import Bench as FloppyBench
+from tests.ide.support import BUS_MASTER_PORT, filled, noise
 from tests.ide.support import FUNCTION as IDE_FUNCTION
 from tests.ide.support import SLOT as IDE_SLOT
 from tests.ide.support import Bench as IdeBench
-from tests.ide.support import filled, noise
 from tests.nvme.support import BAR as NVME_BAR
 from tests.nvme.support import SLOT as NVME_SLOT
 from tests.nvme.support import Bench as NvmeBench
@@ -265,6 +265,10 @@ def busy(bench: Any) -> None:
     bench.ide.channels[0].drives[0].status |= 0x80
 
 
+def interrupted(bench: Any) -> None:
+    bench.ide.channels[0].bus_master.interrupt()
+
+
 IDE_SINS: dict[str, Act] = {
     "access-width": lambda bench: bench.ports.read(0x1F4, 2),
     "command-while-busy": acts(busy, out(0x1F7, 0xEC)),
@@ -272,6 +276,9 @@ IDE_SINS: dict[str, Act] = {
     "data-without-request": lambda bench: bench.ports.read(0x1F0, 2),
     "command-in-reset": acts(out(0x3F6, 0x04), out(0x1F7, 0xEC)),
     "reserved-bits": out(0x3F6, 0x10),
+    "direction-while-active": acts(out(BUS_MASTER_PORT, 0x01), out(BUS_MASTER_PORT, 0x09)),
+    "started-with-old-status": acts(interrupted, out(BUS_MASTER_PORT, 0x01)),
+    "table-not-aligned": out(BUS_MASTER_PORT + 4, 0x1002, 4),
 }
 
 
@@ -323,6 +330,10 @@ FLOPPY_SINS: dict[str, Act] = {
     "access-width": lambda bench: bench.ports.read(0x3F2, 2),
     "fifo-not-ready": acts(out(0x3F2, 0x00), out(0x3F5, 0x08)),
     "fifo-other-way": lambda bench: bench.ports.read(0x3F5, 1),
+    "no-such-command": out(0x3F5, 0xFF),
+    "sense-without-interrupt": out(0x3F5, 0x08),
+    "seek-not-sensed": acts(*(out(0x3F5, byte) for byte in (0x07, 0, 0x46))),
+    "motor-off": acts(out(0x3F5, 0x46), out(0x3F5, 0)),
 }
 
 

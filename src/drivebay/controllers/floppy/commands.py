@@ -21,7 +21,7 @@ from drivebay.controllers.floppy.transfers import TRANSFERS
 if TYPE_CHECKING:
     from drivebay.controllers.floppy.controller import FloppyController
 
-__all__ = ["COMMANDS", "Command"]
+__all__ = ["COMMANDS", "NEEDS_MOTOR", "Command"]
 
 VERSION: Final = 0x90  # an 82077AA
 PART_ID: Final = 0x01
@@ -195,6 +195,12 @@ _LIST: Final = (
     Command(Opcode.SCAN_HIGH_OR_EQUAL, MT | MFM | SK, 8, transfer),
     Command(Opcode.RELATIVE_SEEK, INWARDS, 2, relative_seek),
 )
+
+NEEDS_MOTOR: Final = {
+    Opcode.READ_ID,
+    *(command.opcode for command in _LIST if command.handler is transfer),
+}
+"""Those that wait for what comes by on the disk."""
 
 COMMANDS: Final[dict[int, Command]] = {
     opcode: command

@@ -100,7 +100,8 @@ class FloppyController:
         self._buffer = bytearray()  # of a sector that goes by the FIFO
         self._position = 0  # in it, or in the result
         self._interrupting = False
-        self._pending: dict[int, int] = {}  # ST0 by drive, for SENSE INTERRUPT STATUS
+        self.pending: dict[int, int] = {}
+        """ST0 by drive, for SENSE INTERRUPT STATUS."""
         self._fifo = False  # the data of this command go by the FIFO
         self._task: Task | None = None
         self._running = False
@@ -334,20 +335,20 @@ class FloppyController:
         """SENSE INTERRUPT STATUS may ask for `status` now: not every driver has asked four times
         after the reset.
         """
-        polled = [each for each, said in self._pending.items() if said & POLLED == POLLED]
+        polled = [each for each, said in self.pending.items() if said & POLLED == POLLED]
         for each in polled:
-            del self._pending[each]
-        self._pending[unit] = status | unit
+            del self.pending[each]
+        self.pending[unit] = status | unit
         self._interrupt(True)
 
     def sense(self) -> bytes:
         """ST0 and PCN of the first drive that has something to say; empty if none has."""
-        if not self._pending:
+        if not self.pending:
             return b""
-        unit = next(iter(self._pending))
-        status = self._pending.pop(unit)
+        unit = next(iter(self.pending))
+        status = self.pending.pop(unit)
         # Of the four that a reset leaves only the first interrupts.
-        self._interrupt(any(other & POLLED != POLLED for other in self._pending.values()))
+        self._interrupt(any(other & POLLED != POLLED for other in self.pending.values()))
         return bytes((status, self.settings.cylinders[unit]))
 
     def finish(self, unit: int, head: int, st1: int, st2: int, where: bytes) -> None:
@@ -523,7 +524,7 @@ class FloppyController:
         """The drives are polled: one interrupt, and four to ask for."""
         self._comes_up = self._task is not None
         if not self._comes_up and not self.settings.configuration & Configuration.POLL:
-            self._pending = {unit: POLLED | unit for unit in range(DRIVES)}
+            self.pending = {unit: POLLED | unit for unit in range(DRIVES)}
             self._interrupt(True)
 
     def reset(self) -> None:
@@ -537,7 +538,7 @@ class FloppyController:
         """Whatever is going on."""
         self._idle()
         self._forget()
-        self._pending.clear()
+        self.pending.clear()
         self._comes_up = False
         self._interrupt(False)
 
@@ -568,7 +569,7 @@ class FloppyController:
             "position": self._position,
             "part": None if self._part is None else list(self._part),
             "interrupting": self._interrupting,
-            "pending": [list(each) for each in self._pending.items()],
+            "pending": [list(each) for each in self.pending.items()],
             "transfer": None if transfer is None else transfer.save(),
             "drives": [None if drive is None else drive.save() for drive in self.drives],
         }
@@ -588,7 +589,7 @@ class FloppyController:
         self._bytes, self._result = state["bytes"], state["result"]
         self._buffer, self._position = bytearray(state["buffer"]), state["position"]
         self._part = None if state["part"] is None else Part(*state["part"])
-        self._pending = dict(state["pending"])
+        self.pending = dict(state["pending"])
         self._transfer = None
         if state["transfer"] is not None:
             opcode = self._bytes[0]

@@ -93,6 +93,7 @@ class IdeChannel:
         self.memory, self.width, self.patience = arena.memory, width, PATIENCE
         self._ports, self._places, self._arena = ports, places, arena
         self.poll, self._raised = poll, raised
+        self._stale = True  # the bus master's Interrupt may be of something else than DMA
         self._control = 0 if raised is not None else int(DeviceControl.nIEN)
         self._table = arena.take(TABLE_SIZE, TABLE_SIZE)
         self._packet = arena.take(Int13Packet.size)
@@ -159,6 +160,7 @@ class IdeChannel:
         """Wait for an interrupt if there are any, and until BSY is clear; Status, whose reading
         takes the interrupt back.
         """
+        self._stale = True
         if self._raised is not None:
             self._until(self._raised, "no interrupt")
         return self.wait_ready()
@@ -290,6 +292,8 @@ class IdeChannel:
         self.set_master("RegionTable", self._table)
         command = BusMasterCommand(self.get_master("Command"))
         self.set_master("Command", command.replace(ToMemory=to_memory, Start=0))
+        if self._stale:
+            self._clear_master()
 
     def _start_master(self) -> None:
         self.set_master("Command", self.get_master("Command") | START)
@@ -299,6 +303,7 @@ class IdeChannel:
 
     def _clear_master(self) -> None:
         self.set_master("Status", self.get_master("Status"))
+        self._stale = False
 
     def _end_dma(self, opcode: int) -> None:
         try:

@@ -83,6 +83,7 @@ def _costs(contender: Contender, disk: Disk, job: Job) -> Costs:
     meter = Meter()
     bench = BENCHES[contender.name](disk, meter)
     places, at_once, count = job.places(disk.byte_count), 0, BATCHES * job.depth
+    bench.move([next(places)], job.size, job.write)  # the first has more to do than others
     meter.clear()
     for _ in range(BATCHES):
         batch = list(itertools.islice(places, job.depth))

@@ -7,11 +7,12 @@ from dataclasses import replace
 from drivebay.controllers.ahci import Ahci
 from drivebay.controllers.ide import PiixIde
 from drivebay.controllers.ide.channel import Channel
+from drivebay.controllers.ide.piix import BUS_MASTER_BAR
 from drivebay.controllers.nvme import Nvme
 from drivebay.controllers.virtio.pci import PciRegisterBlock
 from drivebay.lab.strict.ahci import AhciJudge
 from drivebay.lab.strict.floppy import FloppyJudge
-from drivebay.lab.strict.ide import CommandBlockJudge, ControlBlockJudge
+from drivebay.lab.strict.ide import BusMasterJudge, CommandBlockJudge, ControlBlockJudge
 from drivebay.lab.strict.judge import DriverSin, Judge, JudgedPorts, Rule, Sin, Sins, judged
 from drivebay.lab.strict.nvme import NvmeJudge
 from drivebay.lab.strict.virtio import VirtioJudge
@@ -20,6 +21,7 @@ from drivebay.platform.pci import PciFunction
 __all__ = [
     "JUDGES",
     "AhciJudge",
+    "BusMasterJudge",
     "CommandBlockJudge",
     "ControlBlockJudge",
     "DriverSin",
@@ -39,6 +41,7 @@ JUDGES = (
     AhciJudge,
     CommandBlockJudge,
     ControlBlockJudge,
+    BusMasterJudge,
     VirtioJudge,
     FloppyJudge,
 )
@@ -53,6 +56,7 @@ def be_strict(function: PciFunction, sins: Sins, name: str = "") -> None:
     elif isinstance(function, PiixIde):
         for channel in function.channels:
             _judge_channel(function, channel, sins, name or "ide")
+        _judge(function, BUS_MASTER_BAR, BusMasterJudge(function.channels, sins, name or "ide"))
     else:
         for index, bar in tuple(function.bars.items()):
             if isinstance(bar.region, PciRegisterBlock):

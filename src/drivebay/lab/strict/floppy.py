@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from typing import ClassVar, Final
 
 from drivebay.controllers.floppy import FloppyController
-from drivebay.controllers.floppy.registers import FloppyBlock, MainStatus
+from drivebay.controllers.floppy.commands import COMMANDS, NEEDS_MOTOR
+from drivebay.controllers.floppy.registers import FloppyBlock, MainStatus, Opcode, Status0
+from drivebay.controllers.floppy.transfer import Select
 from drivebay.lab.strict.judge import Judge, Rule, Sins
 
 __all__ = ["FloppyJudge"]
 
 SHEET: Final = "82077AA data sheet section"
 FIFO: Final = FloppyBlock.Fifo.offset
+MOTOR_0: Final = 0x10
+"""In DOR; the others' bits follow."""
 
 
 class FloppyJudge(Judge):
@@ -24,11 +28,23 @@ class FloppyJudge(Judge):
         "fifo-other-way": Rule(
             "the FIFO is read while MSR.DIO is 1, and written while it is 0", f"{SHEET} 2.1"
         ),
+        "no-such-command": Rule("there is no such command", f"{SHEET} 5, table 5-1"),
+        "sense-without-interrupt": Rule(
+            "SENSE INTERRUPT STATUS is issued only while an interrupt waits for it",
+            f"{SHEET} 5.2.4",
+        ),
+        "seek-not-sensed": Rule(
+            "SEEK and RECALIBRATE are terminated by SENSE INTERRUPT STATUS", f"{SHEET} 5.2.2, 5.2.3"
+        ),
+        "motor-off": Rule(
+            "the motor of a drive is on while its disk is read or written", f"{SHEET} 2.1"
+        ),
     }
 
     def __init__(self, controller: FloppyController, sins: Sins, name: str = "floppy") -> None:
         super().__init__(sins, name)
         self._controller = controller
+        self._command: int | None = None  # whose first parameter is to come
 
     def read(self, offset: int, width: int) -> None:
         """IN."""
@@ -37,6 +53,34 @@ class FloppyJudge(Judge):
     def write(self, offset: int, width: int, value: int) -> None:
         """OUT."""
         self._access(offset, width, f"a write of {value:#x} at {offset}", inward=False)
+        if offset == FIFO:
+            self._byte(value)
+
+    def _byte(self, value: int) -> None:
+        """Of a command, if its turn it is."""
+        status = MainStatus(self._controller.read_MainStatus())
+        begun, self._command = self._command, None
+        if not status.RQM or status.DIO or status.NonDma:
+            return
+        if not status.Busy:
+            self._begin(value)
+        elif begun is not None and not self._controller.read_DigitalOutput() & (
+            MOTOR_0 << Select(value).DS
+        ):
+            self.sin("motor-off", f"{COMMANDS[begun].name} of drive {Select(value).DS}")
+
+    def _begin(self, opcode: int) -> None:
+        command, pending = COMMANDS.get(opcode), self._controller.pending
+        if command is None:
+            self.sin("no-such-command", f"opcode {opcode:#04x}")
+        elif command.opcode is Opcode.SENSE_INTERRUPT_STATUS:
+            if not pending:
+                self.sin("sense-without-interrupt", command.name)
+        elif command.opcode in NEEDS_MOTOR:
+            self._command = opcode
+            for drive, status in pending.items():
+                if status & Status0.SE:
+                    self.sin("seek-not-sensed", f"{command.name} after a seek of drive {drive}")
 
     def _access(self, offset: int, width: int, how: str, *, inward: bool) -> None:
         if width != 1:

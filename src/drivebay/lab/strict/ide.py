@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
 
 from drivebay.ata.registers import Opcode, Status
 from drivebay.controllers.ide.channel import Channel
-from drivebay.controllers.ide.registers import CommandBlock
+from drivebay.controllers.ide.registers import (
+    BusMasterBlock,
+    BusMasterCommand,
+    BusMasterStatus,
+    CommandBlock,
+)
 from drivebay.lab.strict.judge import Judge, Rule, Sins
 
-__all__ = ["CommandBlockJudge", "ControlBlockJudge"]
+__all__ = ["BusMasterJudge", "CommandBlockJudge", "ControlBlockJudge"]
 
-ATA: Final = "ATA/ATAPI-6 section"
+ATA, MASTER = "ATA/ATAPI-6 section", "Bus Master IDE 1.0 section"
 WORKING: Final = int(Status.BSY | Status.DRQ)
 RESERVED: Final = 0x70
 """Of Device Control. Bit 3 was 1 once, and Linux still writes it so."""
 DATA, COMMAND = CommandBlock.Data.offset, CommandBlock.Command.offset
+MASTER_PORTS: Final = 8
+"""Of each channel."""
 
 
 class CommandBlockJudge(Judge):
@@ -89,3 +96,36 @@ class ControlBlockJudge(Judge):
             self.sin("access-width", f"a write of {width} bytes")
         if offset == self._at and value & RESERVED:
             self.sin("reserved-bits", f"a write of {value:#04x} to Device Control")
+
+
+class BusMasterJudge(Judge):
+    """Judges who drives the bus masters of `channels` by BAR4."""
+
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "direction-while-active": Rule(
+            "the direction is not changed while the bus master is active", f"{MASTER} 2.1"
+        ),
+        "started-with-old-status": Rule(
+            "Interrupt and Error are cleared before Start is set", f"{MASTER} 3.1"
+        ),
+        "table-not-aligned": Rule("the descriptor table is on 4 bytes", f"{MASTER} 2.3"),
+    }
+
+    def __init__(self, channels: Sequence[Channel], sins: Sins, name: str = "ide") -> None:
+        super().__init__(sins, f"{name} bus master")
+        self._channels = channels
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        """OUT."""
+        number, at = divmod(offset, MASTER_PORTS)
+        master = self._channels[number].bus_master
+        if at == BusMasterBlock.Command.offset:
+            before, now = BusMasterCommand(master.read_Command()), BusMasterCommand(value)
+            status = BusMasterStatus(master.read_Status())
+            how = f"channel {number}: {value & 0xFF:#04x} to Command, Status is {status:#04x}"
+            if before.Start and now.Start and before.ToMemory != now.ToMemory:
+                self.sin("direction-while-active", how)
+            if now.Start and not before.Start and (status.Interrupt or status.Error):
+                self.sin("started-with-old-status", how)
+        elif at == BusMasterBlock.RegionTable.offset and value & 3:
+            self.sin("table-not-aligned", f"channel {number}: {value:#x} to RegionTable")
