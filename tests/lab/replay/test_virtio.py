@@ -226,6 +226,17 @@ def test_a_ring_that_is_gone_stays_as_it_was() -> None:
     assert tape.entries[-1] == ("changed", []) and ring[0] == 1
 
 
+def test_rings_that_were_half_where_others_are() -> None:
+    ram = Ram()
+    tape, memory = remote(0x1000, ram)
+    old, new = memory.lasting_view(0x1000, 12), memory.lasting_view(0x1008, 16)
+    ram.store(0x1000, bytes(range(1, 25)))
+    memory.fence()
+    assert bytes(old) == bytes(range(1, 13))
+    assert bytes(new) == bytes(range(9, 25))
+    assert tape.entries[-1][0] == "changed"
+
+
 def test_what_nobody_looks_at_is_no_longer_loaded() -> None:
     _, memory = remote(0x1000, Restless())
     memory.lasting_view(0x1000, 8).release()

@@ -37,9 +37,11 @@ class _Lasting(NamedTuple):
                 yield self.address + piece.start, bytes(now[piece])
 
     def take(self, address: int, data: bytes) -> None:
-        """The guest has changed this, if it is in here."""
+        """The guest has changed this, if it is all in here: where a ring has moved, there may still
+        be somebody with a view of what was half of it.
+        """
         at = address - self.address
-        if 0 <= at < len(self.working):
+        if 0 <= at <= len(self.working) - len(data):
             self.working[at : at + len(data)] = self.there[at : at + len(data)] = data
 
 
