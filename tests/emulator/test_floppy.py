@@ -110,6 +110,8 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         ("--floppy mem:1M", "1048576 bytes are no floppy disk"),
         ("--floppy mem:720K --floppy mem:720K --floppy mem:720K", "3 floppy drives"),
         ("--floppy mem:720K,serial=1", "serial"),
+        ("--floppy mem:720K --strict fd", "all or floppy"),
+        ("--ide mem:1M --strict floppy", "all or ide"),
     ],
 )
 def test_mistakes(capfd: pytest.CaptureFixture[str], options: str, said: str) -> None:
@@ -117,6 +119,17 @@ def test_mistakes(capfd: pytest.CaptureFixture[str], options: str, said: str) ->
     error = capfd.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("name", ["floppy", "all"])
+def test_strict(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    """SeaBIOS does nothing wrong; a boot sector asks for a command that there is not."""
+    medium = next(medium for medium in MEDIA if medium.name == "1.44M")
+    code = end(begin()("BAF503 B0FF EE"))  # mov dx, 3F5h; mov al, FFh; out
+    disk = f"file:{image(tmp_path / 'a.img', code.sector(), medium)}"
+    assert main(["boot", "--host", "unicorn", "--floppy", disk, "--strict", name]) == 0
+    [line] = [line for line in caplog.messages if "82077AA" in line]
+    assert "opcode 0xff: there is no such command (no-such-command" in line
 
 
 def test_machines_that_have_none(capfd: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import click
 from drivebay.cli.backend import Backend
 from drivebay.cli.controllers import Words, check_servable, controller_options, parse_controllers
 from drivebay.cli.errors import CliError
-from drivebay.cli.floppy import floppy_option, parse_floppies
+from drivebay.cli.floppy import FLOPPIES, floppy_option, parse_floppies
 from drivebay.cli.frontends import bootable
 from drivebay.cli.memory import parse_memory
 from drivebay.cli.serve import metrics_option
@@ -131,11 +131,13 @@ def command(
             )
         refuse_trace(words, "leave --host out")
         runner = _host(host, kernel, initrd, append, cpus, hyperv)
-        controllers = parse_controllers(words, may_be_none=True)
+        controllers = parse_controllers(words, may_be_none=True, floppies=bool(floppies))
         boot_pc.check(controllers)
         rom = "" if kernel else _rom(firmware)
         disks = parse_floppies(floppies)
-        wanted = boot_pc.Wanted(controllers, disks, rom, memory, timeout, as_json)
+        judged = {text for name, text in words if name == "strict"}
+        strict = bool(disks) and not judged.isdisjoint({FLOPPIES, "all"})
+        wanted = boot_pc.Wanted(controllers, disks, rom, memory, timeout, as_json, strict)
         return boot_pc.boot(runner, wanted)
 
     # Mistakes first, before anything starts.

@@ -14,7 +14,7 @@ from drivebay.cli import ide, nvme, sata, scsi, virtio_blk
 from drivebay.cli.controllers import check_disks, drives_on
 from drivebay.cli.drives import open_drive
 from drivebay.cli.errors import CliError
-from drivebay.cli.floppy import FloppyConfig
+from drivebay.cli.floppy import FLOPPIES, FloppyConfig
 from drivebay.cli.functions import judge
 from drivebay.cli.ide import IdeDrive
 from drivebay.cli.kind import ControllerConfig
@@ -57,6 +57,8 @@ class Wanted:
     memory: str
     timeout: float
     as_json: bool
+    strict_floppies: bool = False
+    """What a driver of the floppy controller may not do is logged."""
 
 
 class Host(Protocol):
@@ -188,6 +190,10 @@ def _attach(host: Host, pc: Pc, wanted: Wanted, stack: ExitStack) -> None:
         image = floppy.open()
         stack.callback(image.close)
         pc.attach_floppy(floppy.unit, FloppyDrive(image))
+    if wanted.strict_floppies:
+        from drivebay.lab.strict import Sins, be_strict_with_floppies
+
+        be_strict_with_floppies(pc.floppy, pc.ports, Sins(), FLOPPIES)
 
 
 def _read(path: str) -> bytes:

@@ -19,6 +19,7 @@ import click
 from drivebay.cli import ide, nvme, sata, scsi, virtio_blk
 from drivebay.cli.errors import CliError
 from drivebay.cli.faults import give_fault
+from drivebay.cli.floppy import FLOPPIES
 from drivebay.cli.kind import ControllerConfig, Kind, Options
 from drivebay.disk.spec import parse_attachment
 
@@ -89,8 +90,12 @@ def controller_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
-def parse_controllers(words: Words, *, may_be_none: bool = False) -> list[ControllerConfig]:
+def parse_controllers(
+    words: Words, *, may_be_none: bool = False, floppies: bool = False
+) -> list[ControllerConfig]:
     """The controllers that `words` name, each with its disks. Raises `CliError` or `SpecError`.
+
+    Where there are `floppies`, words may be about them.
 
     Controllers without a name get the next free of vda, vdb, ... All disks of an option such as
     ``--ide`` are on one controller, and every disk has a place.
@@ -120,7 +125,7 @@ def parse_controllers(words: Words, *, may_be_none: bool = False) -> list[Contro
     for text in texts.get("record", ()):
         _give_recording(text, found)
     for text in texts.get("strict", ()):
-        _be_strict(text, found)
+        _be_strict(text, found, floppies)
     if not found and not may_be_none:
         raise CliError("there is nothing to serve", "--virtio-blk mem:64M serves 64 MiB of memory")
     return found
@@ -140,11 +145,12 @@ def _give_recording(text: str, controllers: Iterable[ControllerConfig]) -> None:
     able[name].record = path
 
 
-def _be_strict(text: str, controllers: Iterable[ControllerConfig]) -> None:
+def _be_strict(text: str, controllers: Iterable[ControllerConfig], floppies: bool) -> None:
     """Judge the driver of the controller that is meant, or of all. Raises `CliError`."""
     able = {each.id: each for each in controllers if each.kind.vfio_user}
-    if text not in able and (text != "all" or not able):
-        known = " or ".join(["all", *able]) if able else "IDE, AHCI, NVMe and virtio by PCI are"
+    names = [*able, FLOPPIES] if floppies else [*able]
+    if text not in names and (text != "all" or not names):
+        known = " or ".join(["all", *names]) if names else "IDE, AHCI, NVMe and virtio by PCI are"
         raise CliError(f"--strict {text}: no such PCI controller", known)
     for name, controller in able.items():
         if text in ("all", name):

@@ -12,8 +12,10 @@ from drivebay.cli.errors import CliError
 from drivebay.disk.contract import Disk
 from drivebay.disk.spec import Attachment, parse_attachment
 
-__all__ = ["FloppyConfig", "floppy_option", "parse_floppies"]
+__all__ = ["FLOPPIES", "FloppyConfig", "floppy_option", "parse_floppies"]
 
+FLOPPIES: Final = "floppy"
+"""The name of their controller."""
 MOST: Final = 2
 
 

@@ -12,22 +12,19 @@ import pytest
 
 from drivebay.ata.disk import AtaDisk
 from drivebay.controllers.ahci.registers import PORT_SIZE, PORTS_AT
-from drivebay.controllers.floppy.ports import FloppyPorts
 from drivebay.drivers.floppy import Via as FloppyVia
 from drivebay.drivers.ide import Via
 from drivebay.lab.strict import (
     JUDGES,
     DriverSin,
-    FloppyJudge,
     Sins,
     VirtioJudge,
     be_strict,
+    be_strict_with_floppies,
     judged,
 )
-from drivebay.lab.strict.judge import JudgedPorts
 from drivebay.platform.engine import Engine
 from drivebay.platform.mmio import MmioSpace
-from drivebay.platform.ports import PortRegion
 from tests.ahci.support import BAR as AHCI_BAR
 from tests.ahci.support import FUNCTION as AHCI_FUNCTION
 from tests.ahci.support import SLOT as AHCI_SLOT
@@ -316,14 +313,8 @@ def test_virtio(bench: MakeBench, rule: str) -> None:
 
 def floppy(engine: Engine, sins: Sins) -> FloppyBench:
     found = FloppyBench(engine)
-    found.ports.wrap(lambda region: judged_floppy(found, sins, region))
+    be_strict_with_floppies(found.fdc, found.ports, sins)
     return found
-
-
-def judged_floppy(bench: FloppyBench, sins: Sins, region: PortRegion) -> PortRegion:
-    if not isinstance(region, FloppyPorts):
-        return region
-    return JudgedPorts(FloppyJudge(bench.fdc, sins), region)
 
 
 FLOPPY_SINS: dict[str, Act] = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from drivebay.controllers.ahci import Ahci
+from drivebay.controllers.floppy import FloppyController
+from drivebay.controllers.floppy.ports import FloppyPorts
 from drivebay.controllers.ide import PiixIde
 from drivebay.controllers.ide.channel import Channel
 from drivebay.controllers.ide.piix import BUS_MASTER_BAR
@@ -17,6 +19,7 @@ from drivebay.lab.strict.judge import DriverSin, Judge, JudgedPorts, Rule, Sin, 
 from drivebay.lab.strict.nvme import NvmeJudge
 from drivebay.lab.strict.virtio import VirtioJudge
 from drivebay.platform.pci import PciFunction
+from drivebay.platform.ports import PortRegion, PortSpace
 
 __all__ = [
     "JUDGES",
@@ -33,6 +36,7 @@ __all__ = [
     "Sins",
     "VirtioJudge",
     "be_strict",
+    "be_strict_with_floppies",
     "judged",
 ]
 
@@ -61,6 +65,18 @@ def be_strict(function: PciFunction, sins: Sins, name: str = "") -> None:
         for index, bar in tuple(function.bars.items()):
             if isinstance(bar.region, PciRegisterBlock):
                 _judge(function, index, VirtioJudge(bar.region, sins, name or "virtio"))
+
+
+def be_strict_with_floppies(
+    controller: FloppyController, ports: PortSpace, sins: Sins, name: str = "floppy"
+) -> None:
+    """Judge who drives `controller` by its places in `ports`."""
+    judge = FloppyJudge(controller, sins, name)
+
+    def wrapper(region: PortRegion) -> PortRegion:
+        return JudgedPorts(judge, region) if isinstance(region, FloppyPorts) else region
+
+    ports.wrap(wrapper)
 
 
 def _judge(function: PciFunction, index: int, judge: Judge) -> None:
