@@ -51,6 +51,7 @@ TRACE_HELP: Final = (
     " as lines to - (standard error). Options: disk, registers, interrupts, all, data=SIZE."
 )
 
+BY_PCI: Final = "IDE, AHCI, NVMe, --virtio-blk-pci and --scsi-pci"
 Words = Sequence[tuple[str, str]]
 """Options that name controllers and disks, each with its text: ``("ide", "mem:64M,dvd")``."""
 
@@ -139,9 +140,7 @@ def _give_recording(text: str, controllers: Iterable[ControllerConfig]) -> None:
         name, path = next(iter(able), ""), text
     if name not in able or (not sign and len(able) > 1):
         names = " or ".join(f"{each}={path}" for each in able)
-        raise CliError(
-            f"--record {text}: which controller?", names or "IDE, AHCI, NVMe and virtio by PCI can"
-        )
+        raise CliError(f"--record {text}: which controller?", names or f"{BY_PCI} can")
     able[name].record = path
 
 
@@ -150,7 +149,7 @@ def _be_strict(text: str, controllers: Iterable[ControllerConfig], floppies: boo
     able = {each.id: each for each in controllers if each.kind.vfio_user}
     names = [*able, FLOPPIES] if floppies else [*able]
     if text not in names and (text != "all" or not names):
-        known = " or ".join(["all", *names]) if names else "IDE, AHCI, NVMe and virtio by PCI are"
+        known = " or ".join(["all", *names]) if names else f"{BY_PCI} are"
         raise CliError(f"--strict {text}: no such PCI controller", known)
     for name, controller in able.items():
         if text in ("all", name):
