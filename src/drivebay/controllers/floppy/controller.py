@@ -100,8 +100,7 @@ class FloppyController:
         self._buffer = bytearray()  # of a sector that goes by the FIFO
         self._position = 0  # in it, or in the result
         self._interrupting = False
-        self.pending: dict[int, int] = {}
-        """ST0 by drive, for SENSE INTERRUPT STATUS."""
+        self.pending: dict[int, int] = {}  # ST0 by drive, for SENSE INTERRUPT STATUS
         self._fifo = False  # the data of this command go by the FIFO
         self._task: Task | None = None
         self._running = False
