@@ -19,6 +19,8 @@ from drivebay.controllers.nvme.structures import SmartLog
 from drivebay.drivers.ahci import AhciDriver
 from drivebay.drivers.arena import Arena
 from drivebay.drivers.nvme import NvmeDriver
+from drivebay.drivers.pci import PciConfig
+from drivebay.drivers.virtio_blk import VirtioBlkPci
 from drivebay.hosts.control import running
 from drivebay.hosts.control.bay import Described
 from drivebay.hosts.control.client import Control, ControlError
@@ -27,6 +29,9 @@ from drivebay.platform.observer import InFlight, Tap
 from drivebay.testing import FrontEnd
 from drivebay.testing.vfio_user import Monitor
 from drivebay.testing.vhost_user import GuestRam
+from tests.vfio_user.test_virtio import AT as ORIGIN
+from tests.vfio_user.test_virtio import Memory as Bars
+from tests.vfio_user.test_virtio import Ports
 
 from .support import controller, ram, serve
 
@@ -144,6 +149,43 @@ def test_an_ahci_driver_goes_on_in_another_process(
         bay.cont("ahci")
         disk.port.finish(0xF)
         assert disk.read(8, 8) == b"\1" * 4096
+
+
+@pytest.mark.parametrize("packed", ["", ",packed"], ids=["split", "packed"])
+def test_a_virtio_driver_goes_on_in_another_process(
+    path: str, tmp_path: Path, guest_ram: GuestRam, packed: str
+) -> None:
+    disk = f"file:{tmp_path}/disk.img;create=1M{packed}"
+    words, state = ["--virtio-blk-pci", disk, "--control", path], str(tmp_path / "virtio.state")
+
+    def buses(monitor: Monitor) -> tuple[Ports, Bars]:
+        ports = Ports(monitor)
+        config = PciConfig(ports)
+        return ports, Bars(monitor, {bar: config.address(ORIGIN, bar) for bar in (0, 1)})
+
+    with (
+        Backend(words) as backend,
+        Control(path, timeout=60) as bay,
+        Monitor(backend.controllers[0]["socket"], ram=guest_ram) as monitor,
+    ):
+        PciConfig(Ports(monitor)).place(ORIGIN, 0, 0xFE000000)
+        driver = VirtioBlkPci(*buses(monitor), ORIGIN, arena_of(guest_ram), poll=pause)
+        driver.write(0, b"before" * 512)
+        bay.stop("vda")
+        pending = [driver.submit(1, 8 * n, data=bytes([n]) * 4096) for n in range(4)]
+        bay.save("vda", state)
+    with (
+        Backend(words) as backend,
+        Control(path, timeout=60) as bay,
+        Monitor(backend.controllers[0]["socket"], ram=guest_ram) as monitor,
+    ):
+        driver._ports, driver._mmio = buses(monitor)
+        bay.stop("vda")
+        bay.restore("vda", state)
+        driver._ports, driver._mmio = buses(monitor)  # where its BARs are is in the state
+        bay.cont("vda")
+        assert [driver.wait(each) for each in pending] == [0] * 4
+        assert driver.read(8, 4096) == b"\1" * 4096
 
 
 def test_an_ide_command_goes_on_in_another_process(path: str, tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ class FunctionServer:
             parts=partial(inside.parts, function, places),
             queues=partial(inside.queues, function),
             hold=partial(inside.hold, function, places),
-            saved=function if function.migratable else None,
+            saved=function,
             health=partial(inside.health, function, places),
             end=(lambda: None) if recorder is None else recorder.close,
         )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from drivebay.controllers.virtio.block import BlockDevice
     from drivebay.controllers.virtio.device import RingDevice
     from drivebay.controllers.virtio.pci import VirtioPci
+    from drivebay.controllers.virtio.scsi import ScsiDevice
     from drivebay.disk.contract import Disk
     from drivebay.hosts.control.messages import QueueState
     from drivebay.hosts.control.slot import Slot
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from drivebay.platform.engine import Engine
     from drivebay.platform.memory import GuestMemory
     from drivebay.platform.pci import PciFunction
-    from drivebay.platform.virtio import Device
 
 __all__ = [
     "KIND",
@@ -133,13 +133,14 @@ def build(controller: ControllerConfig, memory: GuestMemory, engine: Engine) -> 
     return function_of(device, memory, places), places
 
 
-def function_of(device: Device, memory: GuestMemory, places: Places[Any]) -> PciFunction:
+def function_of(
+    device: BlockDevice | ScsiDevice, memory: GuestMemory, places: Places[Any]
+) -> PciFunction:
     """The function with a device, which comes to rest before the disks of `places` are closed."""
     from drivebay.controllers.virtio.pci import VirtioPci
 
-    function = VirtioPci(device, memory)
-    places.devices.append(function)
-    return function
+    places.devices.append(device)
+    return VirtioPci(device, memory)
 
 
 def ring_states(device: RingDevice) -> Iterator[QueueState]:

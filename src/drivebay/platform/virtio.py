@@ -166,8 +166,12 @@ class Device(Protocol):
         """The driver has chosen these, a subset of `features`."""
 
     @property
-    def queue_states(self) -> Mapping[int, Mapping[str, int]]:
-        """Sizes and positions of the queues that were started, by number."""
+    def queue_positions(self) -> Mapping[int, int]:
+        """Where to go on with the queues that were started, by number; see `Stopped`."""
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no request is under way."""
 
     def read_config(self) -> bytes:
         """The whole configuration space, as it is now."""

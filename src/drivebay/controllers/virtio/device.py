@@ -96,6 +96,17 @@ class RingDevice:
         """The queues that the driver has set up, by number; see `Runner.state`."""
         return {index: runner.state for index, runner in self._runners.items()}
 
+    @property
+    def queue_positions(self) -> dict[int, int]:
+        """Where the next chain of each will be, by number; see `platform.virtio.Stopped`."""
+        return {index: runner.queue.position for index, runner in self._runners.items()}
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no request is under way."""
+        runners = (*self._runners.values(), *self._stopping.values())
+        return all(runner.at_rest for runner in runners)
+
     def hold(self, held: bool) -> None:
         """While it is held no request is taken, from whatever queue."""
         self._held = held

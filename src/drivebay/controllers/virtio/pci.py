@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -158,6 +158,15 @@ class PciRegisterBlock(RegisterTransport):
         if self.may_master:
             self.notify(value)
 
+    def save(self) -> dict[str, Any]:
+        """And the vectors: the configuration's, then those of the queues."""
+        return {**super().save(), "vectors": [self._config_vector, *self._vectors]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The same. Raises `ValueError`."""
+        super().restore(state)
+        self._config_vector, *self._vectors = map(self._existing, state["vectors"])
+
     # -- interrupts (sections 4.1.4.5, 4.1.5.1.2) ------------------------------------------------
 
     def read_config_msix_vector(self) -> int:
@@ -237,7 +246,7 @@ class VirtioPci(PciFunction):
     There is a vector for the configuration and one for each queue.
     """
 
-    migratable = False
+    migratable = False  # as it cannot wait until nothing is under way
 
     def __init__(
         self,
@@ -283,8 +292,16 @@ class VirtioPci(PciFunction):
         return self.transport.at_rest
 
     def save(self) -> dict[str, Any]:
-        """The state, for who compares it: it cannot be taken up again."""
-        return {**super().save(), "msix": self.msix.save(), "transport": self.transport.state}
+        """All but the requests that are under way: it is of use when there are none."""
+        return {**super().save(), "msix": self.msix.save(), "transport": self.transport.save()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take it up. Raises `ValueError`."""
+        if self.device.at_rest:
+            self.transport.reset()  # no queue runs before all is as it was
+        self.msix.restore(state["msix"])
+        super().restore(state)
+        self.transport.restore(state["transport"])
 
     def reset(self) -> None:
         """Power on."""

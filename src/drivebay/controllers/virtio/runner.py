@@ -210,6 +210,11 @@ class Runner:
         """The queue's, and how many of its chains are under way."""
         return {**self.queue.state, "under-way": len(self._tasks)}
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is under way, and all that was given back is told."""
+        return not self._tasks and not self._publishing
+
     # -- stopping --------------------------------------------------------------------------------
 
     def remap(self) -> bool:

@@ -7,7 +7,8 @@ and `pci` (section 4.1).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -30,13 +31,15 @@ NEEDS_RESET = int(DeviceStatus.DEVICE_NEEDS_RESET)
 LIVE = FEATURES_OK | DRIVER_OK
 
 
+@dataclass
 class Setup:
     """What the driver has said of a queue it is setting up."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.ready = False
-        self.descriptors = self.driver = self.device = 0
+    size: int
+    ready: bool = False
+    descriptors: int = 0
+    driver: int = 0
+    device: int = 0
 
 
 def half(
@@ -98,17 +101,46 @@ class RegisterTransport:
             self._forget_memory()
             self._forget_memory = None
 
-    @property
-    def state(self) -> dict[str, Any]:
-        """What the driver has set up, and where its queues are, for who compares it."""
+    # -- saving ----------------------------------------------------------------------------------
+
+    def save(self) -> dict[str, Any]:
+        """What the driver has set up, and where its queues are. What is under way is not in it."""
         return {
             "status": self._status,
             "features": self._features,
+            "selected": [self._device_features_sel, self._driver_features_sel, self._queue_sel],
             "interrupts": self._interrupts,
             "generation": self._generation,
-            "setups": {index: vars(setup) for index, setup in enumerate(self._setups)},
-            "queues": self._device.queue_states,
+            "driver": self._device.driver_state,
+            "setups": [list(vars(setup).values()) for setup in self._setups],
+            "positions": list(self._device.queue_positions.items()),
         }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `save` gave when nothing was under way: rings and memory are as they were.
+        Raises `ValueError` if it is of another device, or something is under way now.
+        """
+        if not self._device.at_rest:
+            raise ValueError("requests are under way")
+        setups = [Setup(*said) for said in state["setups"]]
+        sizes = self._device.queue_sizes
+        if len(setups) != len(sizes) or any(
+            each.size > most for each, most in zip(setups, sizes, strict=True)
+        ):
+            raise ValueError("the saved state has other queues")
+        if state["features"] & ~self._device.features:
+            raise ValueError("the saved state has other features")
+        self.reset()
+        self._setups, self._status = setups, state["status"]
+        self._features, self._generation = state["features"], state["generation"]
+        self._device_features_sel, self._driver_features_sel, self._queue_sel = state["selected"]
+        if self._status & FEATURES_OK:
+            self._device.set_features(self._features)
+        self._device.driver_state = state["driver"]
+        for index, position in state["positions"]:
+            self._start(index, position)
+        self._interrupts = state["interrupts"]
+        self.drive_line()
 
     # -- accesses --------------------------------------------------------------------------------
 
@@ -220,7 +252,7 @@ class RegisterTransport:
                 if setup.ready and index not in self._ending:
                     self._start(index)
 
-    def _start(self, index: int) -> None:
+    def _start(self, index: int, position: int | None = None) -> None:
         if index in self._running:
             return
         self._running.add(index)
@@ -230,7 +262,8 @@ class RegisterTransport:
         addresses = RingAddresses(setup.descriptors, setup.driver, setup.device)
         try:
             self._device.start_queue(
-                index, QueueSetup(self._memory, setup.size, addresses, self._signal(index))
+                index,
+                QueueSetup(self._memory, setup.size, addresses, self._signal(index), position),
             )
         except RingError as error:
             self._guest_log.warning("%s queue %d: %s", self.name, index, error)

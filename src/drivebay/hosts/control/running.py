@@ -77,14 +77,7 @@ class Running:
         `Refused`.
         """
         controller, saved = self._stopped(name)
-        end = time.monotonic() + PATIENCE
-        while not controller.at_rest():
-            if time.monotonic() > end:
-                count, oldest = commands(controller)
-                what = f"{oldest[0].name} {oldest[0].place}" if oldest else "a command"
-                raise Refused(f"{name}: {count} commands do not end", f"the oldest is {what}")
-            await sleep(LOOK_AGAIN)
-            self._stopped(name)
+        await self._rest(controller)
         state = saved.save()
         file: FileState = await blocking(lambda: states.write(path, controller.kind, state))
         return file
@@ -97,6 +90,7 @@ class Running:
         found: Found = await blocking(lambda: states.read(path, controller.kind))
         state, file = found
         self._stopped(name)
+        await self._rest(controller)
         before = saved.save()
         try:
             saved.restore(state)
@@ -106,6 +100,19 @@ class Running:
             why = error if isinstance(error, ValueError) else repr(error)
             raise Refused(f"{path}: not of this {controller.kind}: {why!s:.200}") from None
         return file
+
+    async def _rest(self, controller: Controller) -> None:
+        """Wait until nothing of a stopped one is under way. Raises `Refused`."""
+        end = time.monotonic() + PATIENCE
+        while not controller.at_rest():
+            if time.monotonic() > end:
+                count, oldest = commands(controller)
+                what = f"{oldest[0].name} {oldest[0].place}" if oldest else "a command"
+                raise Refused(
+                    f"{controller.id}: {count} commands do not end", f"the oldest is {what}"
+                )
+            await sleep(LOOK_AGAIN)
+            self._stopped(controller.id)
 
     def _stopped(self, name: str) -> tuple[Controller, Saved]:
         controller = self._bay.controller(name)
