@@ -27,18 +27,26 @@ if [ -z "$drivebay_control" ]; then
 fi
 
 stty -F "/dev/$drivebay_control" raw -echo
-exec <"/dev/$drivebay_control" 3>"/dev/$drivebay_control"
+exec 4<"/dev/$drivebay_control" 3>"/dev/$drivebay_control"
 # Commands write into a pipe: programs that draw on a terminal do not, and the mark comes last.
 mkfifo /run/output
 cat /run/output >&3 &
 exec >/run/output 2>&1 3>&-
-echo ready
-while read -r token script; do
-	if [ "$token" = poweroff ]; then
-		sync
-		poweroff -f
-	fi
-	echo "$script" | base64 -d >/run/command
-	(exec </dev/null /bin/sh /run/command)
-	printf '\0%s %d\n' "$token" $?
-done
+
+serve() {
+	echo ready
+	while read -r token script; do
+		if [ "$token" = poweroff ]; then
+			sync
+			poweroff -f
+		fi
+		echo "$script" | base64 -d >/run/command
+		(exec </dev/null /bin/sh /run/command)
+		printf '\0%s %d\n' "$token" $?
+	done
+}
+
+# In a process of its own. What commands leave in the background becomes the first process' child,
+# and a busybox shell whose child ends while it reads forgets what it has read of the line.
+serve <&4 4<&- &
+wait $!

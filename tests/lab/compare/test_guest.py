@@ -38,7 +38,7 @@ def test_ours_beside_qemus_in_one_boot(tmp_path: Path, capsys: pytest.CaptureFix
     for by in MAKERS:
         virtio = rows["virtio-blk", by, ONE].costs
         assert virtio.accesses == 0
-        assert virtio.kicks == pytest.approx(1, rel=0.1)
+        assert 0 < virtio.kicks < 1.1  # who looks out for the next request wants no kick
         assert rows["virtio-blk", by, MANY].costs.in_flight > 1
         nvme = rows["nvme", by, ONE].costs
         assert nvme.accesses == pytest.approx(2, rel=0.05)  # a doorbell of each queue
