@@ -36,10 +36,7 @@ exec >/run/output 2>&1 3>&-
 serve() {
 	echo ready
 	while read -r token script; do
-		if [ "$token" = poweroff ]; then
-			sync
-			poweroff -f
-		fi
+		[ "$token" = poweroff ] && break
 		echo "$script" | base64 -d >/run/command
 		(exec </dev/null /bin/sh /run/command)
 		printf '\0%s %d\n' "$token" $?
@@ -50,3 +47,5 @@ serve() {
 # and a busybox shell whose child ends while it reads forgets what it has read of the line.
 serve <&4 4<&- &
 wait $!
+sync
+poweroff -f
