@@ -296,9 +296,12 @@ class VirtioPci(PciFunction):
         return {**super().save(), "msix": self.msix.save(), "transport": self.transport.save()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take it up. Raises `ValueError`."""
-        if self.device.at_rest:
-            self.transport.reset()  # no queue runs before all is as it was
+        """Take it up. Raises `ValueError` if it is of another function, or requests are under way
+        now.
+        """
+        if not self.device.at_rest:
+            raise ValueError("requests are under way")
+        self.transport.reset()  # no queue runs before all is as it was
         self.msix.restore(state["msix"])
         super().restore(state)
         self.transport.restore(state["transport"])

@@ -117,11 +117,9 @@ class RegisterTransport:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what `save` gave when nothing was under way: rings and memory are as they were.
-        Raises `ValueError` if it is of another device, or something is under way now.
+        """Take up, after a reset, what `save` gave when nothing was under way: rings and memory are
+        as they were. Raises `ValueError` if it is of another device.
         """
-        if not self._device.at_rest:
-            raise ValueError("requests are under way")
         setups = [Setup(*said) for said in state["setups"]]
         sizes = self._device.queue_sizes
         if len(setups) != len(sizes) or any(
@@ -130,7 +128,6 @@ class RegisterTransport:
             raise ValueError("the saved state has other queues")
         if state["features"] & ~self._device.features:
             raise ValueError("the saved state has other features")
-        self.reset()
         self._setups, self._status = setups, state["status"]
         self._features, self._generation = state["features"], state["generation"]
         self._device_features_sel, self._driver_features_sel, self._queue_sel = state["selected"]
