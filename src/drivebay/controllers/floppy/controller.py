@@ -147,7 +147,7 @@ class FloppyController:
         drive = self.drives[unit]
         if drive is None or drive.medium is None:
             return False
-        turns = bool(self._dor & 0x10 << unit)
+        turns = DigitalOutput(self._dor).motor_on(unit)
         return self.lenient or (turns and mfm and self._rate in drive.medium.rates)
 
     def step(self, unit: int, by: int) -> None:
@@ -210,7 +210,7 @@ class FloppyController:
         """The change line of the drive that is selected, which it is by its motor, too."""
         unit = self._dor & DigitalOutput.DriveSelect
         drive = self.drives[unit]
-        selected = self.lenient or self._dor & 0x10 << unit
+        selected = self.lenient or DigitalOutput(self._dor).motor_on(unit)
         changed = drive is not None and drive.changed and selected
         return (CHANGED if changed else 0) | UNDRIVEN
 

@@ -45,6 +45,10 @@ class DigitalOutput(Register8):
     NotReset = Bit(2)
     DriveSelect = Bits(1, 0)
 
+    def motor_on(self, unit: int) -> bool:
+        """Whether that of drive `unit` is."""
+        return bool(self.Motors >> unit & 1)
+
 
 class TapeDrive(Register8):
     """TDR: the drive that is a tape, which has no effect here."""

@@ -7,7 +7,13 @@ from typing import ClassVar, Final
 
 from drivebay.controllers.floppy import FloppyController
 from drivebay.controllers.floppy.commands import COMMANDS, NEEDS_MOTOR
-from drivebay.controllers.floppy.registers import FloppyBlock, MainStatus, Opcode, Status0
+from drivebay.controllers.floppy.registers import (
+    DigitalOutput,
+    FloppyBlock,
+    MainStatus,
+    Opcode,
+    Status0,
+)
 from drivebay.controllers.floppy.transfer import Select
 from drivebay.lab.strict.judge import Judge, Rule, Sins
 
@@ -15,8 +21,6 @@ __all__ = ["FloppyJudge"]
 
 SHEET: Final = "82077AA data sheet section"
 FIFO: Final = FloppyBlock.Fifo.offset
-MOTOR_0: Final = 0x10
-"""In DOR; the others' bits follow."""
 
 
 class FloppyJudge(Judge):
@@ -64,10 +68,10 @@ class FloppyJudge(Judge):
             return
         if not status.Busy:
             self._begin(value)
-        elif begun is not None and not self._controller.read_DigitalOutput() & (
-            MOTOR_0 << Select(value).DS
-        ):
-            self.sin("motor-off", f"{COMMANDS[begun].name} of drive {Select(value).DS}")
+        elif begun is not None:
+            drive = Select(value).DS
+            if not DigitalOutput(self._controller.read_DigitalOutput()).motor_on(drive):
+                self.sin("motor-off", f"{COMMANDS[begun].name} of drive {drive}")
 
     def _begin(self, opcode: int) -> None:
         command, pending = COMMANDS.get(opcode), self._controller.pending
