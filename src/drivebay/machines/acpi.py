@@ -23,6 +23,7 @@ __all__ = [
     "RSDP_XSDT_AT",
     "Acpi",
     "Rsdp",
+    "Tables",
     "VirtioMmio",
     "build",
     "put_acpi",
@@ -234,7 +235,10 @@ def put_acpi(memory: GuestMemory, machine: Acpi) -> int:
     Raises `ValueError` if they do not fit there.
     """
     tables, xsdt = build(machine, TABLES + RSDP_ROOM)
-    data = rsdp(xsdt).ljust(RSDP_ROOM, b"\0") + tables.data
+    first = rsdp(xsdt)
+    first.checksum = _checksum(first.pack()[:RSDP_1_SIZE])
+    first.extended_checksum = _checksum(first.pack())
+    data = first.pack().ljust(RSDP_ROOM, b"\0") + tables.data
     if len(data) > TABLES_END - TABLES:
         raise ValueError(
             f"{len(data)} bytes of ACPI tables: there is room for {TABLES_END - TABLES}"
@@ -247,12 +251,9 @@ def _checksum(data: bytes) -> int:
     return -sum(data) & 0xFF
 
 
-def rsdp(xsdt: int) -> bytes:
-    """The first table, which points to the XSDT."""
-    first = Rsdp(b"RSD PTR ", 0, b"DRVBAY", 2, 0, Rsdp.size, xsdt, 0)
-    first.checksum = _checksum(first.pack()[:RSDP_1_SIZE])
-    first.extended_checksum = _checksum(first.pack())
-    return first.pack()
+def rsdp(xsdt: int) -> Rsdp:
+    """The first table, which points to the XSDT, without its checksums."""
+    return Rsdp(b"RSD PTR ", 0, b"DRVBAY", 2, 0, Rsdp.size, xsdt, 0)
 
 
 def _table(signature: bytes, revision: int, body: bytes) -> bytes:

@@ -15,7 +15,15 @@ from drivebay.machines.pc import Pc
 from drivebay.machines.smbios import put_smbios
 from drivebay.platform.virtio import Device
 
-__all__ = ["VIRTIO_MMIO_PLACES", "prepare", "put_virtio"]
+__all__ = [
+    "HYPERV",
+    "PIRQS",
+    "POWER_PORTS",
+    "VIRTIO_MMIO_PLACES",
+    "prepare",
+    "put_virtio",
+    "slots_of",
+]
 
 PIIX_SLOT: Final = 1
 ISA, POWER = 0, 3

@@ -81,8 +81,6 @@ def tell_of_hyperv(pc: Pc, cpus: int) -> None:
     """Have firmware know that the machine is Hyper-V's, and has its bus; before its first run."""
     machine = Acpi(cpus, POWER_PORTS, slots_of(pc), PIRQS, vmbus=True, windows=(PCI_WINDOW, BARS))
     tables, xsdt = build(machine, 0)
-    first = Rsdp.unpack(rsdp(xsdt))
-    first.checksum = first.extended_checksum = 0
     commands = [_allocate(RSDP_FILE, 16, BELOW_1_MIB), _allocate(TABLES_FILE, 64, ANYWHERE)]
     commands += [_add_pointer(TABLES_FILE, *pointer) for pointer in tables.pointers]
     for start, length in tables.pointing:
@@ -95,7 +93,7 @@ def tell_of_hyperv(pc: Pc, cpus: int) -> None:
     ]
     anchor, about = smbios(*HYPERV, address=0)
     for name, data in {
-        RSDP_FILE.decode(): first.pack(),
+        RSDP_FILE.decode(): rsdp(xsdt).pack(),
         TABLES_FILE.decode(): bytes(tables.data),
         "etc/table-loader": b"".join(commands),
         "etc/smbios/smbios-anchor": anchor,
